@@ -1,0 +1,194 @@
+"""Edits, batches and streams: what a language model is to learn, and in which order.
+
+    stream = EditStream.from_edits(edits, batch_size=30)
+    for batch in stream:
+        print(batch.step, [edit.prompt for edit in batch])
+
+Everything here is validated when it is made, immutable afterwards, and knows nothing of torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+LocalityGroup = Literal["same_subject", "near", "far", "text"]
+Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+
+
+class EditError(ValueError):
+    """An edit, batch or stream that cannot be used; the message names the edit."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rephrase(_Frozen):
+    """Another way to ask for the new target: ``light`` or ``strong`` rewording."""
+
+    prompt: Text
+    group: Literal["light", "strong"] = "light"
+
+
+class LocalityPrompt(_Frozen):
+    """A prompt whose answer must stay as it was.
+
+    ``target`` is the text that is scored with teacher forcing; None means the unedited host's own
+    greedy answer. For the group ``text`` it is the passage that follows ``prompt``.
+    """
+
+    prompt: Text
+    group: LocalityGroup
+    target: Text | None = None
+
+
+class Edit(_Frozen):
+    """One fact to teach: after ``prompt`` the model is to say ``target``."""
+
+    id: Text
+    prompt: Text
+    target: Text
+    rephrases: tuple[Rephrase, ...] = ()
+    locality: tuple[LocalityPrompt, ...] = ()
+    old_answer: str | None = None
+    subject: str | None = None
+    relation: str | None = None
+    topic: str | None = None
+    date: str | None = None
+
+    @field_validator("target", "prompt")
+    @classmethod
+    def _stripped(cls, text: str) -> str:
+        return text.strip()
+
+    def model_post_init(self, _context: object) -> None:
+        if self.old_answer is not None and normalise(self.old_answer) == normalise(self.target):
+            raise ValueError(
+                f"edit {self.id!r}: the new target {self.target!r} is what the host already says; "
+                "drop the edit or change its target"
+            )
+
+
+class CalibrationFact(_Frozen):
+    """A fact outside the stream in several phrasings; routers are calibrated on these."""
+
+    subject: Text
+    relation: Text
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+
+class EditBatch(_Frozen):
+    """Edits that are learned together at time ``step`` (counted from 1)."""
+
+    step: int = Field(ge=1)
+    edits: Annotated[tuple[Edit, ...], Field(min_length=1)]
+
+    def model_post_init(self, _context: object) -> None:
+        seen: dict[str, Edit] = {}
+        for edit in self.edits:
+            other = seen.setdefault(normalise(edit.prompt), edit)
+            if other is edit:
+                continue
+            if other.target != edit.target:
+                raise EditError(
+                    f"edit {edit.id!r}: its prompt {edit.prompt!r} has two targets in batch "
+                    f"{self.step}: {other.target!r} (edit {other.id!r}) and {edit.target!r}; "
+                    "keep one, or put the newer one into a later batch"
+                )
+            raise EditError(
+                f"edit {edit.id!r}: its prompt {edit.prompt!r} is already in batch {self.step} "
+                f"(edit {other.id!r}); remove one of the two"
+            )
+
+    def __iter__(self) -> Iterator[Edit]:  # type: ignore[override]
+        return iter(self.edits)
+
+    def __len__(self) -> int:
+        return len(self.edits)
+
+
+class EditStream(_Frozen):
+    """The ordered batches of a lifelong run.
+
+    Parameters
+    ----------
+    batches
+        Batches with steps 1..T.
+    name, seed
+        Where the edits come from; they appear in figures and saved runs.
+    calibration
+        Facts outside the stream that routers may look at.
+    order
+        The name of the planner that made the batches.
+    """
+
+    batches: Annotated[tuple[EditBatch, ...], Field(min_length=1)]
+    name: str = "edits"
+    seed: int = 0
+    order: str = "given"
+    calibration: tuple[CalibrationFact, ...] = ()
+
+    def model_post_init(self, _context: object) -> None:
+        steps = [batch.step for batch in self.batches]
+        if steps != list(range(1, len(steps) + 1)):
+            raise EditError(f"batches must have steps 1..{len(steps)}, not {steps}")
+        for edit_id, count in Counter(edit.id for edit in self.edits).items():
+            if count > 1:
+                raise EditError(f"edit {edit_id!r}: its id is used {count} times; ids are unique")
+
+    @classmethod
+    def from_edits(
+        cls, edits: Iterable[Edit], batch_size: int, **attributes: object
+    ) -> EditStream:
+        """Cut ``edits`` into batches of ``batch_size`` in their order; the last may be shorter."""
+        edits = tuple(edits)
+        if batch_size < 1:
+            raise EditError(f"batch_size must be at least 1, not {batch_size}")
+        chunks = [edits[i : i + batch_size] for i in range(0, len(edits), batch_size)]
+        return cls.from_groups(chunks, **attributes)
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[Sequence[Edit]], **attributes: object) -> EditStream:
+        """One batch for every group of edits, in order."""
+        batches = tuple(
+            EditBatch(step=step, edits=tuple(group)) for step, group in enumerate(groups, start=1)
+        )
+        return cls(batches=batches, **attributes)
+
+    def with_batch(self, edits: Sequence[Edit]) -> EditStream:
+        """The same stream with one more batch at its end."""
+        batch = EditBatch(step=len(self.batches) + 1, edits=tuple(edits))
+        return self.model_copy(update={"batches": (*self.batches, batch)})
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All edits in the order of the stream."""
+        return tuple(edit for batch in self.batches for edit in batch)
+
+    @property
+    def superseded(self) -> dict[str, int]:
+        """The step at which a later edit of the same prompt replaced an edit, by edit id."""
+        last: dict[str, str] = {}
+        replaced: dict[str, int] = {}
+        for batch in self.batches:
+            for edit in batch:
+                key = normalise(edit.prompt)
+                if key in last:
+                    replaced[last[key]] = batch.step
+                last[key] = edit.id
+        return replaced
+
+    def __iter__(self) -> Iterator[EditBatch]:  # type: ignore[override]
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, no punctuation at the ends: how answers are compared."""
+    return " ".join(text.lower().split()).strip(" .,;:!?\"'")
