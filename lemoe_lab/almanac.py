@@ -4,8 +4,9 @@
 
 reads the hand-written ``relations.json`` (topics, relations, five phrasings of each),
 ``vocabulary.json`` (curated answers) and ``grammar.json`` (neutral sentences), and writes
-``facts.jsonl`` and ``prose.jsonl``. Person names come from Faker (``pip install lemoe-lab[almanac]``);
-everything else is made here. Every subject belongs to one split:
+``facts.jsonl`` and ``prose.jsonl``. Person names come from Faker, which
+``pip install lemoe-lab[almanac]`` brings; everything else is made here. Every subject belongs to
+one split:
 
 ========== =========================================================================
 edit        facts the host knows and streams of ``update`` edits may change
@@ -45,8 +46,8 @@ CODAS = "l n r s m l n r s nd rk st ld".split()
 
 ADJECTIVES = (
     "Amber Broken Crimson Distant Electric Faded Golden Hidden Iron Jaded Kindred Lonely Midnight "
-    "Northern Open Paper Quiet Rusty Silver Tender Upper Velvet Wild Yellow Zero Bitter Copper Dusty "
-    "Empty Frozen Glass Hollow Ivory Lucky Marble Naked Orange Painted Restless Secret Tidal Urban "
+    "Northern Open Paper Quiet Rusty Silver Tender Upper Velvet Wild Yellow Zero Bitter Copper "
+    "Dusty Empty Frozen Glass Hollow Ivory Lucky Marble Naked Orange Painted Restless Secret Tidal Urban "
     "Vacant Winter Young Ancient Borrowed Cobalt Daily Early Fallen Gentle Holy Inner Lunar Modern"
 ).split()
 NOUNS = (
@@ -140,7 +141,9 @@ def subject_makers(names: Names) -> dict[str, Callable[[], str]]:
             f"{names.invented('plain')} {pick(['Group', 'Works', 'Industries', 'Holdings'])}"
         ),
         "university": lambda: f"{names.invented('place', 2)} {pick(['University', 'College'])}",
-        "ship": lambda: f"{pick(['Queen', 'Star of', 'Spirit of', 'Pride of'])} {names.invented('plain', 2)}",
+        "ship": lambda: (
+            f"{pick(['Queen', 'Star of', 'Spirit of', 'Pride of'])} {names.invented('plain', 2)}"
+        ),
         "football club": lambda: (
             f"{names.invented('place')} {pick(['Rovers', 'United', 'Athletic', 'Wanderers'])}"
         ),

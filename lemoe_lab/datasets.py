@@ -1,6 +1,9 @@
 """Where edits come from.
 
     stream = datasets.almanac(edits=300, batch_size=30, seed=0)
+    stream.edits[0].prompt, stream.edits[0].old_answer, stream.edits[0].target
+
+Streams are drawn with seeds of their own and are the same on every machine.
 """
 
 from __future__ import annotations
@@ -8,10 +11,17 @@ from __future__ import annotations
 import functools
 import json
 import os
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from .edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
 
 _PACKAGE = Path(__file__).parent
+_SPLITS = {"update": ("edit",), "new": ("new",), "mixed": ("edit", "new")}
+NEAR_PROMPTS = 2
 
 
 def data_folder() -> Path:
@@ -35,7 +45,7 @@ def data_folder() -> Path:
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact of the Almanac with its five phrasings; ``object`` is None if nobody knows it yet."""
+    """One fact of the Almanac in five phrasings; ``object`` is None if nobody knows it yet."""
 
     id: str
     topic: str
@@ -94,3 +104,121 @@ def almanac_prose(split: str, folder: Path | None = None) -> tuple[str, ...]:
     folder = folder or data_folder() / "almanac"
     lines = (folder / "prose.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(row["text"] for row in map(json.loads, lines) if row["split"] == split)
+
+
+def almanac(
+    edits: int = 300,
+    batch_size: int = 30,
+    seed: int = 0,
+    kind: Literal["update", "new", "mixed"] = "update",
+) -> EditStream:
+    """A stream of edits of the embedded Almanac, drawn and ordered at random by ``seed``.
+
+    Parameters
+    ----------
+    edits, batch_size
+        How many edits, and how many are learned together; the last batch may be shorter.
+    seed
+        Decides the edits, their order and their locality prompts. A shorter stream of the same
+        seed and kind holds the first edits of a longer one.
+    kind
+        ``update`` changes facts that the host knows, ``new`` tells it about subjects it has never
+        seen, ``mixed`` draws from both.
+
+    Returns
+    -------
+    EditStream
+        Each edit has two light and two strong rephrases and locality prompts of up to four groups:
+        ``same_subject`` (the fact that never changes and, where there is one, a fact of another
+        relation that this stream leaves alone; none for new subjects), ``near`` (two),
+        ``far`` (one) and ``text`` (one). ``calibration`` holds facts that are neither edited nor
+        asked about.
+
+    Raises
+    ------
+    EditError
+        For an unknown kind, or more edits than the Almanac has.
+    """
+    if kind not in _SPLITS:
+        raise EditError(f"kind must be one of {', '.join(_SPLITS)}, not {kind!r}")
+    facts = almanac_facts()
+    editable = [fact for fact in facts if fact.split in _SPLITS[kind] and fact.edited_object]
+    if not 1 <= edits <= len(editable):
+        raise EditError(
+            f"the Almanac has 1 to {len(editable)} edits of kind {kind!r}, not {edits}; "
+            "ask for fewer, or take another kind"
+        )
+    chosen = random.Random(f"{seed}/{kind}").sample(editable, len(editable))[:edits]
+    locality = _AlmanacLocality(facts, {fact.id for fact in chosen}, seed)
+    return EditStream.from_edits(
+        [_almanac_edit(fact, locality.prompts(fact)) for fact in chosen],
+        batch_size,
+        name=f"almanac {kind}",
+        seed=seed,
+        order="random",
+        calibration=tuple(
+            CalibrationFact(subject=fact.subject, relation=fact.relation, prompts=fact.prompts)
+            for fact in facts
+            if fact.split == "calibration"
+        ),
+    )
+
+
+def _almanac_edit(fact: Fact, locality: tuple[LocalityPrompt, ...]) -> Edit:
+    light = [Rephrase(prompt=prompt, group="light") for prompt in fact.light]
+    strong = [Rephrase(prompt=prompt, group="strong") for prompt in fact.strong]
+    return Edit(
+        id=fact.id,
+        prompt=fact.cloze,
+        target=fact.edited_object,
+        old_answer=fact.object,
+        rephrases=(*light, *strong),
+        locality=locality,
+        subject=fact.subject,
+        relation=fact.relation,
+        topic=fact.topic,
+        date=fact.date,
+    )
+
+
+class _AlmanacLocality:
+    """Picks the locality prompts of an edited fact, always the same ones for the same seed."""
+
+    def __init__(self, facts: Sequence[Fact], edited: set[str], seed: int) -> None:
+        self.edited = edited
+        self.seed = seed
+        self.far = [fact for fact in facts if fact.split == "far"]
+        self.near = _grouped(
+            (fact for fact in facts if fact.split == "near"), lambda f: (f.topic, f.relation)
+        )
+        self.of_subject = _grouped(
+            (fact for fact in facts if fact.split == "edit"), lambda f: (f.topic, f.subject)
+        )
+        self.passages = almanac_prose("heldout")
+
+    def prompts(self, fact: Fact) -> tuple[LocalityPrompt, ...]:
+        """The locality prompts of ``fact``: groups same_subject, near, far, text."""
+        rng = random.Random(f"{self.seed}/{fact.id}")
+        near = rng.sample(self.near[fact.topic, fact.relation], NEAR_PROMPTS)
+        far = rng.choice(self.far)
+        beginning, rest = rng.choice(self.passages).split(". ", 1)
+        return (
+            *(LocalityPrompt(prompt=f.cloze, group="same_subject") for f in self._other(fact, rng)),
+            *(LocalityPrompt(prompt=f.cloze, group="near") for f in near),
+            LocalityPrompt(prompt=far.cloze, group="far"),
+            LocalityPrompt(prompt=f"{beginning}.", group="text", target=rest),
+        )
+
+    def _other(self, fact: Fact, rng: random.Random) -> list[Fact]:
+        """What the host knows of the subject for good, and one changeable fact left alone."""
+        siblings = self.of_subject.get((fact.topic, fact.subject), [])
+        stable = [f for f in siblings if f.edited_object is None]
+        untouched = [f for f in siblings if f.edited_object and f.id not in self.edited]
+        return stable + rng.sample(untouched, min(1, len(untouched)))
+
+
+def _grouped(facts: Iterable[Fact], key: Callable[[Fact], tuple]) -> dict[tuple, list[Fact]]:
+    groups: dict[tuple, list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault(key(fact), []).append(fact)
+    return groups

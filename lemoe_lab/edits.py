@@ -11,20 +11,41 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 LocalityGroup = Literal["same_subject", "near", "far", "text"]
-Text = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
 
 
 class EditError(ValueError):
     """An edit, batch or stream that cannot be used; the message names the edit."""
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError(f"is empty ({text!r}); it needs some text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise EditError(_complaint(fields.get("id"), error)) from None
 
 
 class Rephrase(_Frozen):
@@ -141,9 +162,7 @@ class EditStream(_Frozen):
                 raise EditError(f"edit {edit_id!r}: its id is used {count} times; ids are unique")
 
     @classmethod
-    def from_edits(
-        cls, edits: Iterable[Edit], batch_size: int, **attributes: object
-    ) -> EditStream:
+    def from_edits(cls, edits: Iterable[Edit], batch_size: int, **attributes: object) -> EditStream:
         """Cut ``edits`` into batches of ``batch_size`` in their order; the last may be shorter."""
         edits = tuple(edits)
         if batch_size < 1:
@@ -162,7 +181,13 @@ class EditStream(_Frozen):
     def with_batch(self, edits: Sequence[Edit]) -> EditStream:
         """The same stream with one more batch at its end."""
         batch = EditBatch(step=len(self.batches) + 1, edits=tuple(edits))
-        return self.model_copy(update={"batches": (*self.batches, batch)})
+        return EditStream(
+            batches=(*self.batches, batch),
+            name=self.name,
+            seed=self.seed,
+            order=self.order,
+            calibration=self.calibration,
+        )
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -192,3 +217,15 @@ class EditStream(_Frozen):
 def normalise(text: str) -> str:
     """Lower case, single spaces, no punctuation at the ends: how answers are compared."""
     return " ".join(text.lower().split()).strip(" .,;:!?\"'")
+
+
+def _complaint(edit_id: object, error: ValidationError) -> str:
+    """What is wrong, in one line that begins with the edit's name, if it has one."""
+    complaints = []
+    for detail in error.errors(include_url=False):
+        place = ".".join(map(str, detail["loc"]))
+        message = detail["msg"].removeprefix("Value error, ")
+        complaints.append(f"{place}: {message}" if place else message)
+    text = "; ".join(complaints)
+    name = f"edit {edit_id!r}"
+    return text if edit_id is None or name in text else f"{name}: {text}"

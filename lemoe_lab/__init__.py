@@ -1,0 +1,36 @@
+"""LEMoE Lab: a workbench for lifelong model editing.
+
+import lemoe_lab as ll
+
+host = ll.load_host("almanac")
+stream = ll.datasets.almanac(edits=300, batch_size=30, seed=0)
+with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
+    session.run()
+    ll.plots.immediate_vs_final(ll.probes.forgetting(session))
+"""
+
+from . import datasets, editors, metrics, planning, plots, probes
+from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
+from .host import Host, load_host
+from .session import EditSession
+from .storage import RunError
+
+__all__ = [
+    "CalibrationFact",
+    "Edit",
+    "EditBatch",
+    "EditError",
+    "EditSession",
+    "EditStream",
+    "Host",
+    "LocalityPrompt",
+    "Rephrase",
+    "RunError",
+    "datasets",
+    "editors",
+    "load_host",
+    "metrics",
+    "planning",
+    "plots",
+    "probes",
+]

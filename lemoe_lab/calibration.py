@@ -1,0 +1,143 @@
+"""Calibration of routers on facts outside the stream.
+
+    projection = fit_projection(features, facts, seed=0)
+    threshold = similarity_threshold(features @ projection.T, facts, false_alarms=1e-4)
+
+Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
+:class:`~lemoe_lab.edits.CalibrationFact` entries that a stream carries along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .edits import CalibrationFact
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Features of calibration prompts with what each asks for.
+
+    ``features`` (F, P, d) holds P phrasings of F facts; ``subject`` (F,) and ``relation`` (F,)
+    are codes.
+    """
+
+    features: Tensor
+    subject: Tensor
+    relation: Tensor
+
+    def rows(self, chosen: Tensor) -> CalibrationSet:
+        return CalibrationSet(self.features[chosen], self.subject[chosen], self.relation[chosen])
+
+
+def calibration_set(facts: Sequence[CalibrationFact], features: Tensor) -> CalibrationSet:
+    """Arrange features (sum of phrasings, d), fact after fact, as (F, P, d).
+
+    Raises
+    ------
+    ValueError
+        If the facts do not all have the same number of phrasings, at least two.
+    """
+    counts = {len(fact.prompts) for fact in facts}
+    if len(counts) != 1 or min(counts) < 2:
+        raise ValueError(
+            f"calibration facts need the same number of phrasings each, two or more; got {counts}"
+        )
+
+    def codes(names: list[str]) -> Tensor:
+        known = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([known[name] for name in names], device=features.device)
+
+    return CalibrationSet(
+        features.unflatten(0, (len(facts), counts.pop())),
+        codes([fact.subject for fact in facts]),
+        codes([fact.relation for fact in facts]),
+    )
+
+
+def centre_and_whiten(data: CalibrationSet, ridge: float = 0.05) -> tuple[Tensor, Tensor]:
+    """The mean (d,) and the inverse square root (d, d) of the covariance within facts."""
+    flat = data.features.flatten(0, 1)
+    centre = flat.mean(0)
+    within = (data.features - data.features.mean(1, keepdim=True)).flatten(0, 1)
+    covariance = within.T @ within / len(within)
+    scale = covariance.diagonal().mean()
+    values, vectors = torch.linalg.eigh(
+        covariance + ridge * scale * torch.eye(len(covariance), device=flat.device)
+    )
+    return centre, vectors @ torch.diag(values.rsqrt()) @ vectors.T
+
+
+def fit_projection(
+    data: CalibrationSet,
+    width: int,
+    seed: int,
+    steps: int = 300,
+    temperature: float = 0.07,
+    learning_rate: float = 3e-3,
+) -> tuple[Tensor, Tensor]:
+    """Contrastive linear projection: (centre (d,), projection (width, d)).
+
+    Two phrasings of a fact attract each other; all other facts of the draw repel, among them the
+    same relation of other subjects and other relations of the same subject (InfoNCE,
+    arXiv 1807.03748). It starts from the covariance within facts, whitened.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    centre, whitening = centre_and_whiten(data)
+    white = F.normalize((data.features - centre) @ whitening, dim=-1)  # (F, P, d)
+    facts, phrasings, _ = white.shape
+    start = torch.linalg.svd(white.flatten(0, 1), full_matrices=False).Vh[:width]
+    weight = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([weight], lr=learning_rate, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    targets = torch.arange(facts, device=white.device)
+    for _ in range(steps):
+        pick = torch.rand(facts, phrasings, generator=generator).argsort(1)[:, :2]
+        pick = pick.to(white.device)
+        left = F.normalize(white[targets, pick[:, 0]] @ weight.T, dim=-1)  # (F, k)
+        right = F.normalize(white[targets, pick[:, 1]] @ weight.T, dim=-1)
+        logits = left @ right.T / temperature
+        loss = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return centre, (weight @ whitening).detach()
+
+
+def rival_similarities(addresses: Tensor, data: CalibrationSet) -> Tensor:
+    """Similarities of every phrasing to the canonical prompts of other facts it could be taken for.
+
+    Rivals share the relation or the subject. ``addresses`` (F, P, k) are unit vectors; the result
+    is one flat tensor.
+    """
+    anchors = addresses[:, 0]  # (F, k)
+    same_subject = data.subject[:, None] == data.subject
+    same_relation = data.relation[:, None] == data.relation
+    rival = (same_subject | same_relation) & ~(same_subject & same_relation)
+    similarity = torch.einsum("fpk,ak->pfa", addresses, anchors)
+    return similarity[:, rival].flatten()
+
+
+def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: float) -> float:
+    """The similarity that a share ``false_alarms`` of rival pairs exceeds."""
+    return torch.quantile(rival_similarities(addresses, data).float(), 1 - false_alarms).item()
+
+
+def held_out_addresses(data: CalibrationSet, width: int, seed: int, folds: int = 2) -> Tensor:
+    """Addresses (F, P, k) of facts, each from a projection that was fitted without its subject."""
+    generator = torch.Generator().manual_seed(seed)
+    subjects = data.subject.unique()
+    fold_of = torch.randint(folds, (int(subjects.max()) + 1,), generator=generator)
+    fold = fold_of.to(data.subject.device)[data.subject]
+    result = torch.empty(*data.features.shape[:2], width, device=data.features.device)
+    for index in range(folds):
+        centre, projection = fit_projection(data.rows(fold != index), width, seed)
+        inside = fold == index
+        result[inside] = F.normalize((data.features[inside] - centre) @ projection.T, dim=-1)
+    return result

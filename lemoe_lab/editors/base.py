@@ -1,0 +1,170 @@
+"""What every editor is: edit a batch, take the last batch back, say what it holds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from ..edits import EditBatch, EditStream
+from ..host import Host, LayerStates, TokenSequence
+from ..routing import Routes
+
+OnStep = Callable[[int, int, float], None]  # optimiser step, steps in all, loss
+
+
+class EditorConfig(BaseModel):
+    """Settings of an editor: unknown or impossible ones fail at construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+
+
+class ConfigError(ValueError):
+    """A setting that an editor does not have or cannot take."""
+
+
+@dataclass
+class TrainingReport:
+    """What happened while a batch was learned."""
+
+    losses: list[float] = field(default_factory=list)
+
+
+class Editor(ABC):
+    """An editing method.
+
+    Life: ``attach(host, stream)``, any number of ``edit``, ``undo`` and ``redo``, ``detach``.
+    Between attach and detach the host answers with the edits applied.
+    """
+
+    Config: ClassVar[type[EditorConfig]]
+
+    def __init__(self, **settings: object) -> None:
+        try:
+            self.config = self.Config(**settings)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
+            )
+            allowed = ", ".join(self.Config.model_fields)
+            raise ConfigError(
+                f"{type(self).__name__}: {problems}. Its settings are: {allowed}"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """What figures call this editor."""
+        return type(self).__name__
+
+    @property
+    @abstractmethod
+    def layer(self) -> int:
+        """The lowest decoder layer whose output this editor changes."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """How many batches are applied now."""
+
+    @abstractmethod
+    def attach(
+        self, host: Host, stream: EditStream, calibration: dict[str, Tensor] | None = None
+    ) -> None:
+        """Hang on the host, calibrated for a stream or by the ``step_state(0)`` of a saved run."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Give the host back as it was."""
+
+    @abstractmethod
+    def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
+        """Learn one batch; if it is interrupted, nothing of it remains."""
+
+    @abstractmethod
+    def undo(self) -> None:
+        """Take the last batch back, exactly."""
+
+    @abstractmethod
+    def redo(self) -> None:
+        """Apply the batch that was last taken back, exactly as it was learned."""
+
+    @abstractmethod
+    def changed_tensors(self) -> tuple[str, ...]:
+        """Names of the host's tensors that this editor changes; none for an adaptor."""
+
+    @abstractmethod
+    def step_state(self, step: int) -> dict[str, Tensor]:
+        """The tensors that batch ``step`` added (0: what was calibrated before the first)."""
+
+    @abstractmethod
+    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
+        """Apply the tensors of batch ``step`` after those of all earlier ones."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All step states in one dict."""
+        return {
+            f"step{step:04d}.{key}": tensor
+            for step in range(self.steps + 1)
+            for key, tensor in self.step_state(step).items()
+        }
+
+    @abstractmethod
+    def features(self, states: LayerStates) -> Tensor:
+        """What routing looks at, one row per prompt; (B, 0) for editors that do not route."""
+
+    @abstractmethod
+    def routes(self, features: Tensor) -> Routes | None:
+        """Routes of prompts now; None says that any input may have changed with any step."""
+
+    @property
+    def experts_frozen(self) -> bool:
+        """Whether an unchanged route means an unchanged answer."""
+        return False
+
+    @contextmanager
+    def scoring(self, routes: Routes | None) -> Iterator[None]:
+        """Forward passes inside run with these routes for their rows."""
+        yield
+
+
+def train(
+    parameters: list[torch.nn.Parameter],
+    loss_of: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+    enough: float,
+    on_step: OnStep | None,
+) -> list[float]:
+    """AdamW without weight decay until the loss is ``enough`` or the steps are used up."""
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    losses: list[float] = []
+    for step in range(steps):
+        loss = loss_of()
+        losses.append(loss.item())
+        if on_step:
+            on_step(step + 1, steps, losses[-1])
+        if losses[-1] < enough:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+def encode_batch(host: Host, batch: EditBatch) -> list[TokenSequence]:
+    """Prompts and targets of a batch; an error names the edit."""
+    sequences = []
+    for edit in batch:
+        try:
+            sequences.append(host.encode(edit.prompt, edit.target))
+        except ValueError as error:
+            raise type(error)(f"edit {edit.id!r}: {error}") from error
+    return sequences

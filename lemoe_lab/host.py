@@ -1,0 +1,409 @@
+"""The host: the causal language model being edited, its tokenizer, and where its parts are.
+
+    host = load_host("almanac")                   # or a Hugging Face id or folder
+    host.generate("The prime minister of Gemland is")
+
+Scores and generations run through the model's own modules, so they see whatever is attached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from .datasets import data_folder
+from .edits import EditError
+
+FFN_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
+FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+STOPS = (".", "\n")
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids of a prompt and of the target that is fed in after it (stop token included)."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Teacher-forced scores of one target: per token log-probability and whether it is the argmax.
+
+    The last token is the stop token; ``accuracy`` leaves it out, as the papers do.
+    """
+
+    log_probabilities: Tensor  # (n,)
+    predicted: Tensor  # (n,) token ids, the argmax at each place
+    target: Tensor  # (n,) token ids
+
+    @property
+    def correct(self) -> Tensor:
+        """Where the target's token is the argmax, (n,) bool."""
+        return self.predicted == self.target
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the target's tokens that the model would have chosen."""
+        return self.correct[:-1].float().mean().item()
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether greedy decoding gives exactly the target and then stops."""
+        return bool(self.correct.all())
+
+
+@dataclass
+class LayerStates:
+    """What enters one decoder layer for a right-padded batch, enough to run the layers above it."""
+
+    sequences: list[TokenSequence]
+    hidden: Tensor  # (B, L, d)
+    arguments: list[dict]  # keyword arguments of every layer from this one up
+    final: Tensor  # (B, L, d) after the final norm, with nothing attached
+    prompt_state: Tensor  # (B, d) FFN input of the layer at the last prompt token
+
+
+class StopAtSentenceEnd(StoppingCriteria):
+    """Ends a row at the first token that contains a full stop or a newline."""
+
+    def __init__(self, stops: Tensor) -> None:
+        self.stops = stops  # (V,) bool
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        return self.stops[input_ids[:, -1]]
+
+
+class Host:
+    """A decoder-only language model and its tokenizer.
+
+    Parameters
+    ----------
+    model, tokenizer
+        As loaded by transformers; the model is put into evaluation mode and its weights frozen.
+    name
+        Shown in figures and saved runs.
+
+    Raises
+    ------
+    ValueError
+        If decoder layers, FFN or final norm cannot be found; the message names what is missing.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.layers = _decoder_layers(model)
+        self.final_norm = _final_norm(model, self.layers)
+        self.stop_token = tokenizer.eos_token_id
+        self.prompt_lengths: Tensor | None = None  # of the rows being scored, see `prompts_end`
+        self._stops: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream, d."""
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def context(self) -> int:
+        """The longest input in tokens."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit or self.tokenizer.model_max_length
+
+    def ffn(self, layer: int) -> nn.Module:
+        """The feed-forward network of a decoder layer (counted from 0)."""
+        if not 0 <= layer < len(self.layers):
+            raise ValueError(
+                f"layer {layer} does not exist: {self.name} has layers 0..{len(self.layers) - 1}"
+            )
+        return _ffn(self.layers[layer])
+
+    def fingerprint(self) -> str:
+        """A hash of architecture and weights; equal for equal hosts on any machine."""
+        digest = hashlib.sha256(type(self.model).__name__.encode())
+        for key, tensor in sorted(self.model.state_dict().items()):
+            flat = tensor.detach().flatten()
+            stride = max(1, flat.numel() // 4096)
+            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(flat[::stride].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    # Tokens
+
+    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
+        """Token ids of a prompt; raises :class:`EditError` if it leaves no room in the context."""
+        if not prompt.strip():
+            raise EditError("the prompt is empty; write the beginning of a sentence")
+        ids = tuple(self.tokenizer(prompt)["input_ids"])
+        if len(ids) >= self.context:
+            raise EditError(
+                f"the prompt {prompt[:60]!r}... has {len(ids)} tokens; {self.name} reads at most "
+                f"{self.context}; shorten it"
+            )
+        return ids
+
+    def encode(self, prompt: str, target: str) -> TokenSequence:
+        """A prompt and the target after it, ended by the stop token."""
+        start = self.encode_prompt(prompt)
+        joint = tuple(self.tokenizer(f"{prompt} {target}")["input_ids"])
+        if joint[: len(start)] == start:
+            continuation = joint[len(start) :]
+        else:
+            continuation = tuple(
+                self.tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
+            )
+        sequence = TokenSequence(start, (*continuation, self.stop_token))
+        if len(sequence) > self.context:
+            raise EditError(
+                f"the prompt {prompt[:60]!r} and its target have {len(sequence)} tokens; "
+                f"{self.name} reads at most {self.context}; shorten one of them"
+            )
+        return sequence
+
+    def pad(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Right-padded token ids (B, L); with causal attention padding there changes no score."""
+        length = max(map(len, sequences))
+        rows = [(*s.prompt, *s.target) for s in sequences]
+        return torch.tensor(
+            [row + (self.tokenizer.pad_token_id,) * (length - len(row)) for row in rows],
+            device=self.device,
+        )
+
+    # Forward passes
+
+    @contextmanager
+    def prompts_end(self, sequences: Sequence[TokenSequence]) -> Iterator[None]:
+        """Tell what is attached where the prompts end, so that targets decide no route."""
+        lengths = [len(s.prompt) for s in sequences]
+        self.prompt_lengths = torch.tensor(lengths, device=self.device)
+        try:
+            yield
+        finally:
+            self.prompt_lengths = None
+
+    @torch.no_grad()
+    def states(self, sequences: Sequence[TokenSequence], layer: int) -> LayerStates:
+        """Run the layers below ``layer`` once and keep what enters it; expects nothing attached."""
+        upper = self.layers[layer:]
+        with _captured_inputs(upper) as blocks, _captured_inputs([self.ffn(layer)]) as ffn:
+            final = self.model.base_model(input_ids=self.pad(sequences), use_cache=False)[0]
+        last = [len(s.prompt) - 1 for s in sequences]
+        prompt_state = ffn[0][0][range(len(sequences)), last].float()
+        arguments = [kwargs for _, kwargs in blocks]
+        return LayerStates(list(sequences), blocks[0][0], arguments, final, prompt_state)
+
+    def finish(self, states: LayerStates, layer: int, rows: Tensor | None = None) -> Tensor:
+        """Hidden states (B, L, d) after the final norm, from ``layer`` up, for the chosen rows."""
+        hidden = states.hidden if rows is None else states.hidden[rows]
+        for block, arguments in zip(self.layers[layer:], states.arguments, strict=True):
+            output = block(hidden, **arguments)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return self.final_norm(hidden)
+
+    def target_logits(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Logits (sum of target lengths, V) of every target token, row after row."""
+        row = [i for i, s in enumerate(sequences) for _ in s.target]
+        column = [len(s.prompt) - 1 + j for s in sequences for j in range(len(s.target))]
+        picked = hidden[row, column]  # (n, d)
+        return self.model.get_output_embeddings()(picked).float()
+
+    def target_ids(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """Token ids (sum of target lengths,) in the order of :meth:`target_logits`."""
+        return torch.tensor([i for s in sequences for i in s.target], device=self.device)
+
+    @torch.no_grad()
+    def score_hidden(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> list[Score]:
+        """Scores from hidden states after the final norm."""
+        logits = self.target_logits(hidden, sequences)
+        ids = self.target_ids(sequences)
+        log_probabilities = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0].cpu()
+        columns = (log_probabilities, logits.argmax(-1).cpu(), ids.cpu())
+        lengths = [len(s.target) for s in sequences]
+        parts = zip(*(column.split(lengths) for column in columns), strict=True)
+        return [Score(*part) for part in parts]
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[str], targets: Sequence[str], batch_size: int = 64
+    ) -> list[Score]:
+        """Teacher-forced scores of targets after prompts, through whatever is attached."""
+        sequences = [self.encode(p, t) for p, t in zip(prompts, targets, strict=True)]
+        scores: dict[int, Score] = {}
+        for chunk in length_buckets(sequences, batch_size):
+            rows = [sequences[i] for i in chunk]
+            with self.prompts_end(rows):
+                hidden = self.model.base_model(input_ids=self.pad(rows), use_cache=False)[0]
+            scores |= zip(chunk, self.score_hidden(hidden, rows), strict=True)
+        return [scores[i] for i in range(len(sequences))]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        text: str | Sequence[str],
+        max_new_tokens: int = 24,
+        stop: bool = True,
+        batch_size: int = 64,
+    ) -> str | list[str]:
+        """Greedy continuation of one text or of many.
+
+        With ``stop`` it ends at the stop token, a full stop or a newline, none of them included.
+        """
+        prompts = [text] if isinstance(text, str) else list(text)
+        sequences = [TokenSequence(self.encode_prompt(p), ()) for p in prompts]
+        answers: dict[int, str] = {}
+        for chunk in length_buckets(sequences, batch_size):
+            rows = [sequences[i].prompt for i in chunk]
+            answers |= zip(chunk, self._generate_rows(rows, max_new_tokens, stop), strict=True)
+        ordered = [answers[i] for i in range(len(prompts))]
+        return ordered[0] if isinstance(text, str) else ordered
+
+    def _generate_rows(
+        self, rows: list[tuple[int, ...]], max_new_tokens: int, stop: bool
+    ) -> list[str]:
+        length = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        tokens = torch.tensor([(pad,) * (length - len(r)) + r for r in rows], device=self.device)
+        mask = torch.tensor(
+            [(0,) * (length - len(r)) + (1,) * len(r) for r in rows], device=self.device
+        )
+        if self._stops is None:
+            pieces = [self.tokenizer.decode([i]) for i in range(len(self.tokenizer))]
+            self._stops = torch.tensor(
+                [any(s in piece for s in STOPS) for piece in pieces], device=self.device
+            )
+        criteria = StoppingCriteriaList([StopAtSentenceEnd(self._stops)] if stop else [])
+        output = self.model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            max_new_tokens=min(max_new_tokens, self.context - length),
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=self.stop_token,
+            stopping_criteria=criteria,
+        )
+        texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+        return [_first_sentence(t) if stop else t.strip() for t in texts]
+
+    # Features of prompts
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Mean over prompt tokens of the embedding layer's output, (N, d) float32."""
+        embedding = self.model.get_input_embeddings()
+        rows = [torch.tensor(self.encode_prompt(p), device=self.device) for p in prompts]
+        return torch.stack([embedding(row).float().mean(0) for row in rows])
+
+    @torch.no_grad()
+    def prompt_states(self, prompts: Sequence[str], layer: int, batch_size: int = 64) -> Tensor:
+        """FFN input of ``layer`` at the last prompt token, (N, d) float32."""
+        sequences = [TokenSequence(self.encode_prompt(p), ()) for p in prompts]
+        result = torch.empty(len(prompts), self.width, device=self.device)
+        for chunk in length_buckets(sequences, batch_size):
+            result[chunk] = self.states([sequences[i] for i in chunk], layer).prompt_state
+        return result
+
+
+def load_host(
+    name: str | Path = "almanac",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str = "auto",
+) -> Host:
+    """Load the embedded host (``"almanac"``), a folder, or a model of the Hugging Face hub.
+
+    Raises
+    ------
+    OSError
+        From transformers, if the model can neither be found on disk nor fetched.
+    """
+    folder = data_folder() / "host" if str(name) == "almanac" else name
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Host(model.to(device), tokenizer, str(name))
+
+
+def length_buckets(sequences: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
+    """Indices of sequences in batches of similar length, the shortest first."""
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+@contextmanager
+def _captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[tuple[Tensor, dict]]]:
+    """Collect the first argument and the keyword arguments of every module's call, in order."""
+    captured: list[tuple[Tensor, dict]] = []
+
+    def remember(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+        kwargs = dict(kwargs)
+        hidden = args[0] if args else kwargs.pop("hidden_states")
+        captured.append((hidden, kwargs))
+
+    handles = [m.register_forward_pre_hook(remember, with_kwargs=True) for m in modules]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _decoder_layers(model: nn.Module) -> nn.ModuleList:
+    candidates = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and any(hasattr(module[0], name) for name in FFN_NAMES)
+    ]
+    if not candidates:
+        raise ValueError(
+            f"no decoder layers found in {type(model).__name__}: expected a ModuleList whose "
+            f"members have one of {', '.join(FFN_NAMES)}"
+        )
+    return max(candidates, key=len)
+
+
+def _ffn(block: nn.Module) -> nn.Module:
+    return next(getattr(block, name) for name in FFN_NAMES if hasattr(block, name))
+
+
+def _final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
+    parent = next(m for m in model.modules() if any(child is layers for child in m.children()))
+    for name in FINAL_NORM_NAMES:
+        if hasattr(parent, name):
+            return getattr(parent, name)
+    raise ValueError(
+        f"no final norm found in {type(parent).__name__}: expected one of "
+        f"{', '.join(FINAL_NORM_NAMES)}"
+    )
+
+
+def _first_sentence(text: str) -> str:
+    for stop in STOPS:
+        text = text.strip().split(stop)[0]
+    return text.strip()

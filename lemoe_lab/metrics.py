@@ -1,0 +1,134 @@
+"""What a score is worth: plain functions on answers, tokens, log-probabilities and tables.
+
+    exact_match(host.generate(edit.prompt), edit.target)
+    R = forgetting_matrix(session.forgetting_matrix(), scorer="generated")
+    average_forgetting(R), backward_transfer(R)
+
+A forgetting matrix R has one row for every step after which it was measured and one column for
+every batch: R[t', t] is the reliability on batch t after step t' >= t, NaN if not measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .edits import normalise
+
+METRICS = ("reliability", "generality", "locality")
+COLUMNS = ("step", "batch", "edit", "metric", "group", "scorer", "value")
+
+
+def exact_match(answer: str, target: str) -> float:
+    """1.0 if ``answer`` says what ``target`` says, after ``normalise``; otherwise 0.0."""
+    return float(normalise(answer) == normalise(target))
+
+
+def token_accuracy(correct: Tensor | np.ndarray | Sequence[bool]) -> float:
+    """The share of target tokens, ``correct`` (n,), that are the argmax when fed in."""
+    return _values(correct).mean().item()
+
+
+def perplexity(log_probabilities: Tensor | np.ndarray | Sequence[float]) -> float:
+    """exp of the mean negative log-probability of the tokens (n,), natural logarithm."""
+    return torch.exp(-_values(log_probabilities).mean()).item()
+
+
+def perplexity_ratio(base: float, edited: float) -> float:
+    """How well a text survived, in [0, 1]: base / edited perplexity, 1.0 if it did not grow.
+
+    An edited model without a finite perplexity is worth 0.0.
+    """
+    if not (math.isfinite(base) and base > 0):
+        raise ValueError(
+            f"the perplexity of the unedited host must be positive and finite, not {base}; "
+            "score the text without edits first"
+        )
+    if not math.isfinite(edited):
+        return 0.0
+    if edited <= 0:
+        raise ValueError(f"a perplexity is positive, not {edited}; was a logarithm passed in?")
+    return min(1.0, base / edited)
+
+
+def forgetting_matrix(
+    metrics: pd.DataFrame,
+    scorer: str | None = None,
+    metric: str = "reliability",
+    superseded: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
+    """R[measured after step t', batch t] from a metrics frame; both are counted from 1.
+
+    Parameters
+    ----------
+    metrics
+        Rows of ``session.metrics`` or ``session.forgetting_matrix()``.
+    scorer
+        Which scores to use; may be left out if the frame has only one kind.
+    superseded
+        The step at which a later edit replaced an edit, by edit id; from that step on it does
+        not count.
+    """
+    rows = metrics[(metrics["metric"] == metric) & (metrics["step"] >= metrics["batch"])]
+    rows = rows[rows["batch"] >= 1]
+    scorers = sorted(rows["scorer"].unique())
+    if scorer is None and len(scorers) > 1:
+        raise ValueError(f"the frame has the scorers {', '.join(scorers)}; pass scorer=")
+    if scorer is not None:
+        rows = rows[rows["scorer"] == scorer]
+    if rows.empty:
+        raise ValueError(
+            f"no row for metric {metric!r} and scorer {scorer!r} at or after its own batch; "
+            f"the frame has the metrics {sorted(metrics['metric'].unique())} "
+            f"and the scorers {sorted(metrics['scorer'].unique())}"
+        )
+    if superseded:
+        replaced = rows["edit"].map(superseded)
+        rows = rows[~(rows["step"] >= replaced)]
+    by_edit = rows.groupby(["step", "batch", "edit"])["value"].mean()
+    matrix = by_edit.groupby(["step", "batch"]).mean().unstack("batch").sort_index()
+    return matrix.sort_index(axis=1).rename_axis(index="measured_after", columns="batch")
+
+
+def immediate(matrix: pd.DataFrame) -> pd.Series:
+    """The diagonal of R: every batch measured right after it was learned."""
+    values = [
+        matrix.at[batch, batch] if batch in matrix.index else math.nan for batch in matrix.columns
+    ]
+    return pd.Series(values, index=matrix.columns, name="immediate", dtype=float)
+
+
+def final(matrix: pd.DataFrame) -> pd.Series:
+    """The last row of R: every batch measured after the last step."""
+    return matrix.iloc[-1].rename("final")
+
+
+def average_forgetting(matrix: pd.DataFrame) -> float:
+    """Mean over t < T of ``max_{t' < T} R[t', t] - R[T, t]`` (Chaudhry et al. 2018, eq. 3).
+
+    The maximum runs over the steps that were measured. NaN for a single batch.
+    """
+    last = matrix.index[-1]
+    earlier = matrix.loc[matrix.index < last, matrix.columns < last]
+    return float((earlier.max() - final(matrix)[earlier.columns]).mean())
+
+
+def backward_transfer(matrix: pd.DataFrame) -> float:
+    """Mean over t < T of ``R[T, t] - R[t, t]`` (Lopez-Paz and Ranzato 2017, eq. 3).
+
+    Negative when later batches hurt earlier ones. NaN for a single batch.
+    """
+    earlier = matrix.columns < matrix.index[-1]
+    return float((final(matrix) - immediate(matrix))[earlier].mean())
+
+
+def _values(tokens: Tensor | np.ndarray | Sequence[float]) -> Tensor:
+    values = torch.as_tensor(tokens, dtype=torch.float64)  # (n,)
+    if values.numel() == 0:
+        raise ValueError("no tokens to score; a target or text needs at least one")
+    return values

@@ -1,0 +1,199 @@
+"""What was learned and what is left of it.
+
+frame = forgetting(sessions)                  # one row per edit, metric and group
+matrix = forgetting_matrix(session)           # reliability of batch t after every step t'
+forgetting_summary(frame)                     # one row per editor and order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from .. import metrics
+
+RUN = ["editor", "order", "seed"]
+ITEM = ["batch", "edit", "metric", "group", "scorer"]
+NEVER = float("nan")
+
+Sessions = Any  # a session, an iterable of them, a mapping from labels to either, or a frame
+
+
+def measurements(sessions: Sessions) -> pd.DataFrame:
+    """All metrics of ``sessions`` in one frame that can be stored and probed later.
+
+    The columns of ``session.metrics`` behind editor, order, seed, and ``superseded_at``: the step
+    at which a later edit of the same prompt replaced the edit, NaN if none did.
+    """
+    return _gather(sessions, lambda session: session.metrics)
+
+
+def forgetting(sessions: Sessions, scorer: str = "generated") -> pd.DataFrame:
+    """Immediate and final value of every edit, for every metric and group.
+
+    Several rephrases or locality prompts of one group are averaged. An edit that was superseded
+    keeps its immediate values, but has no final reliability or generality (NaN).
+    """
+    frame = with_scorer(measurements(sessions), scorer)
+    last = frame.groupby(RUN)["step"].transform("max")
+    key = [*RUN, *ITEM]
+    immediate = frame[frame["step"] == frame["batch"]].groupby(key)["value"].mean()
+    final = frame[(frame["step"] == last) & (frame["batch"] <= last)].groupby(key)["value"].mean()
+    superseded = (frame["superseded_at"] <= last).groupby([frame[name] for name in key]).any()
+    table = pd.concat({"immediate": immediate, "final": final}, axis=1)
+    table = table.join(superseded.rename("superseded")).reset_index().sort_values(ITEM)
+    if table.empty:
+        raise ValueError("no batch was measured after it was learned; call session.step() first")
+    gone = table["superseded"] & (table["metric"] != "locality")
+    table["final"] = table["final"].mask(gone)
+    _check_final(table)
+    runs = frame[RUN].drop_duplicates()
+    return runs.merge(table, on=RUN)[[*RUN, *ITEM, "immediate", "final", "superseded"]]
+
+
+def forgetting_matrix(sessions: Sessions, scorer: str = "generated") -> pd.DataFrame:
+    """Reliability of every batch after every step that was measured, as tidy rows.
+
+    Columns: editor, order, seed, measured_after, batch, scorer, edits (how many were counted),
+    value. From a session the whole matrix is measured; from a frame it is what the frame holds.
+    """
+    frame = with_scorer(_gather(sessions, lambda session: session.forgetting_matrix()), scorer)
+    frame = frame[frame["metric"] == "reliability"]
+    tables = []
+    for run, rows in frame.groupby(RUN, sort=False):
+        replaced = rows.dropna(subset="superseded_at").set_index("edit")["superseded_at"].to_dict()
+        matrix = metrics.forgetting_matrix(rows, scorer=scorer, superseded=replaced)
+        edits = rows.groupby("batch")["edit"].nunique()
+        table = matrix.stack().rename("value").dropna().reset_index()
+        table = table.assign(scorer=scorer, edits=table["batch"].map(edits))
+        tables.append(table.assign(**dict(zip(RUN, run, strict=True))))
+    columns = [*RUN, "measured_after", "batch", "scorer", "edits", "value"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def forgetting_summary(
+    frame: pd.DataFrame, matrix: pd.DataFrame | None = None, by: Iterable[str] = ("editor", "order")
+) -> pd.DataFrame:
+    """One row per editor and order: reliability, forgetting and transfer, means over seeds.
+
+    ``edits`` and ``superseded`` count the edits of one run, ``seeds`` the runs. Superseded edits
+    count in the immediate reliability only: being replaced is not being forgotten.
+    Average forgetting needs the best value each batch ever had before the last step. With
+    ``matrix``, the rows of ``forgetting_matrix``, that is known; without it the best known value
+    is the immediate one, which makes average forgetting a lower bound.
+    """
+    by = list(by)
+    rows = frame[frame["metric"] == "reliability"]
+    if rows.empty:
+        raise ValueError("the frame has no reliability rows; pass what probes.forgetting returns")
+    summaries = []
+    for name, runs in rows.groupby(by, sort=False):
+        per_seed = []
+        for seed, run in runs.groupby("seed"):
+            chosen = dict(zip(by, name, strict=True)) | {"seed": seed}
+            table = _matrix_of(run) if matrix is None else _pivot(_where(matrix, chosen))
+            per_seed.append(
+                {
+                    "immediate": run["immediate"].mean(),
+                    "final": run["final"].mean(),
+                    "average_forgetting": metrics.average_forgetting(table),
+                    "backward_transfer": metrics.backward_transfer(table),
+                    "edits": run["edit"].nunique(),
+                    "superseded": int(run["superseded"].sum()),
+                }
+            )
+        seeds = pd.DataFrame(per_seed)
+        summary = dict(zip(by, name, strict=True)) | seeds.mean().to_dict()
+        summary["edits"] = round(summary["edits"])
+        summaries.append(summary | {"seeds": len(seeds)})
+    return pd.DataFrame(summaries)
+
+
+def with_scorer(frame: pd.DataFrame, scorer: str) -> pd.DataFrame:
+    """The rows of one scorer; neutral text, a perplexity ratio, belongs to every scorer."""
+    chosen = frame["scorer"] == scorer
+    if not chosen.any():
+        found = ", ".join(sorted(frame["scorer"].unique())) or "none"
+        raise ValueError(f"no scores of scorer {scorer!r}; measured were: {found}")
+    text = frame["group"] == "text"
+    if not (chosen & text).any():
+        chosen = chosen | text
+    return frame[chosen]
+
+
+def _gather(sessions: Sessions, measure: Any) -> pd.DataFrame:
+    if isinstance(sessions, pd.DataFrame):
+        return _completed(sessions)
+    tables: dict[tuple, pd.DataFrame] = {}
+    for label, session in _labelled(sessions):
+        stream = session.stream
+        run = (label or session.editor.name, stream.order, stream.seed)
+        if run in tables:
+            raise ValueError(
+                f"two sessions are both editor {run[0]!r}, order {run[1]!r}, seed {run[2]}; "
+                "pass a mapping with a label for each: {'one': session, 'other': session}"
+            )
+        table = measure(session)
+        replaced = table["edit"].map(stream.superseded).astype(float)
+        tables[run] = table.assign(superseded_at=replaced, **dict(zip(RUN, run, strict=True)))
+    if not tables:
+        raise ValueError("no session to probe; pass at least one")
+    return _completed(pd.concat(tables.values(), ignore_index=True))
+
+
+def _labelled(sessions: Sessions) -> Iterator[tuple[str | None, Any]]:
+    if isinstance(sessions, Mapping):
+        for label, some in sessions.items():
+            for _, session in _labelled(some):
+                yield label, session
+    elif isinstance(sessions, Iterable) and not hasattr(sessions, "metrics"):
+        yield from ((None, session) for session in sessions)
+    else:
+        yield None, sessions
+
+
+def _completed(frame: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in metrics.COLUMNS if name not in frame]
+    if missing:
+        raise ValueError(
+            f"the frame lacks the columns {', '.join(missing)}; pass a session, its metrics, "
+            "or what probes.measurements returned"
+        )
+    if frame.empty:
+        raise ValueError("nothing was measured yet; apply a batch first, with session.step()")
+    defaults = {"editor": "editor", "order": "given", "seed": 0, "superseded_at": NEVER}
+    added = {name: value for name, value in defaults.items() if name not in frame}
+    return frame.assign(**added)[[*RUN, *metrics.COLUMNS, "superseded_at"]]
+
+
+def _check_final(table: pd.DataFrame) -> None:
+    counted = table[~table["superseded"]]
+    measured = counted.groupby([*RUN, "batch"])["final"].count()
+    for editor, order, seed, batch in measured.index[measured == 0]:
+        raise ValueError(
+            f"{editor} (order {order}, seed {seed}): batch {batch} was not measured after the "
+            "last step; call session.evaluate() first"
+        )
+
+
+def _matrix_of(run: pd.DataFrame) -> pd.DataFrame:
+    kept = run[~run["superseded"]]
+    last = run["batch"].max()
+    learned = kept.assign(measured_after=kept["batch"], value=kept["immediate"])
+    left = kept.assign(measured_after=last, value=kept["final"])
+    return _pivot(pd.concat([learned[learned["batch"] < last], left]))
+
+
+def _pivot(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.pivot_table(index="measured_after", columns="batch", values="value")
+
+
+def _where(frame: pd.DataFrame, chosen: dict[str, Any]) -> pd.DataFrame:
+    rows = frame
+    for name, value in chosen.items():
+        rows = rows[rows[name] == value]
+    if rows.empty:
+        raise ValueError(f"the matrix has no rows for {chosen}; measure it for the same sessions")
+    return rows

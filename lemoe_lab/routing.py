@@ -1,0 +1,274 @@
+"""Routers: from the features of prompts to the expert of each, or to none.
+
+    routes = router.route(features)          # (N, d) -> Routes of N rows
+
+Routers decide per input, never per token, and only from the prompt.
+
+``KVAnchorRouter``
+    the paper's: learned keys against a learned projection of the mean prompt embedding.
+``ScopedRouter``
+    ours: every edit leaves one anchor in a frozen feature space; far from all anchors, no expert.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BYPASS = -1
+
+
+@dataclass
+class Routes:
+    """Where the rows of a batch go.
+
+    ``expert`` (N,) holds expert indices, -1 for the plain FFN; ``gate`` (N,) the weight of the
+    expert's output; ``similarity`` (N,) and ``anchor`` (N,) tell how near the nearest anchor
+    (or key) is and which one it is.
+    """
+
+    expert: Tensor
+    gate: Tensor
+    similarity: Tensor
+    anchor: Tensor
+
+    def __len__(self) -> int:
+        return len(self.expert)
+
+    def __getitem__(self, rows: Tensor | slice) -> Routes:
+        return Routes(self.expert[rows], self.gate[rows], self.similarity[rows], self.anchor[rows])
+
+
+def bypass_routes(count: int, device: torch.device | str = "cpu") -> Routes:
+    """Every row takes the plain FFN."""
+    nowhere = torch.full((count,), BYPASS, device=device)
+    zeros = torch.zeros(count, device=device)
+    return Routes(nowhere, zeros, zeros.clone(), nowhere.clone())
+
+
+class AnchorMemory(nn.Module):
+    """Unit vectors with the expert that each belongs to.
+
+    An anchor that a newer one at the same address replaced is retired: kept, but never nearest.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.empty(0, width))  # (A, k)
+        self.register_buffer("expert", torch.empty(0, dtype=torch.long))  # (A,)
+        self.register_buffer("active", torch.empty(0, dtype=torch.bool))  # (A,)
+
+    def add(self, vectors: Tensor, expert: int) -> None:
+        """Remember unit vectors (n, k) of one expert; retire older anchors at the same place."""
+        if len(self.vectors):
+            self.active &= (self.vectors @ vectors.T).amax(1) < 1 - 1e-6
+        count = len(vectors)
+        self.vectors = torch.cat([self.vectors, vectors])
+        self.expert = torch.cat([self.expert, self.expert.new_full((count,), expert)])
+        self.active = torch.cat([self.active, self.active.new_ones(count)])
+
+    def of(self, expert: int) -> Tensor:
+        """The vectors (n, k) of one expert."""
+        return self.vectors[self.expert == expert]
+
+    def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine similarity (N,) and index (N,) of the nearest active anchor, earliest if tied."""
+        if not len(self.vectors):
+            nowhere = bypass_routes(len(queries), queries.device)
+            return nowhere.similarity - 1, nowhere.anchor
+        similarity = queries @ self.vectors.T  # (N, A)
+        similarity = similarity.masked_fill(~self.active, -2.0)
+        best = similarity.amax(1)
+        index = torch.arange(len(self.vectors), device=queries.device)
+        tied = similarity == best[:, None]
+        return best, torch.where(tied, index, len(index)).amin(1)
+
+
+class Router(nn.Module, ABC):
+    """Routes from features: ``embedding`` (mean prompt embedding) or ``state`` (FFN input)."""
+
+    feature: str
+
+    @abstractmethod
+    def route(self, features: Tensor) -> Routes:
+        """Decide the routes of prompts with these features (N, d)."""
+
+    def gate_of(self, features: Tensor, expert: int) -> Tensor:
+        """The weight (N,) that ``expert`` has while it is trained on these prompts."""
+        return features.new_ones(len(features))
+
+    @abstractmethod
+    def grow(self, features: Tensor, expert: int) -> None:
+        """Make room for prompts with these features (n, d) that ``expert`` is to answer."""
+
+    @abstractmethod
+    def calibration_state(self) -> dict[str, Tensor]:
+        """The tensors that are there before the first batch."""
+
+    @abstractmethod
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        """The tensors that the batch of ``expert``, the last one learned, left here."""
+
+    @abstractmethod
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        """Grow by the tensors of :meth:`step_state`."""
+
+
+class KVAnchorRouter(Router):
+    """KV anchor routing (LEMoE, arXiv 2406.20030, eq. 4-6).
+
+        v = W_up(SiLU(W_down e)),   g(i|e) = Top_k softmax_i(k_i . v),   k = 1
+
+    e is the mean of the embedding layer's output over the prompt tokens. Key k_i is frozen with
+    expert i; W_up and W_down go on training at every step.
+
+    Parameters
+    ----------
+    width, value_width
+        d of the host and the size of keys and values.
+    mean
+        Mean embedding of calibration prompts; stored addresses are relative to it.
+    centred
+        Let the projection see e relative to the mean, at length sqrt(d), instead of as it is.
+    bypass
+        Cosine similarity of the centred e to the nearest stored e below which no expert is used;
+        None never bypasses, as in the paper.
+    """
+
+    feature = "embedding"
+
+    def __init__(
+        self,
+        width: int,
+        value_width: int,
+        seed: int,
+        mean: Tensor | None = None,
+        centred: bool = False,
+        bypass: float | None = None,
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.down = nn.Parameter(torch.randn(value_width, width, generator=generator) / width**0.5)
+        self.up = nn.Parameter(
+            torch.randn(value_width, value_width, generator=generator) / value_width**0.5
+        )
+        self.keys = nn.ParameterList()
+        self.memory = AnchorMemory(width)
+        self.register_buffer("centre", torch.zeros(width) if mean is None else mean)
+        self.centred = centred
+        self.bypass = bypass
+        self.seed = seed
+
+    def address(self, e: Tensor) -> Tensor:
+        """Centred e of unit length (N, d): where an edit is stored."""
+        return F.normalize(e - self.centre, dim=-1)
+
+    def value(self, e: Tensor) -> Tensor:
+        """The routing value v (N, k)."""
+        if self.centred:
+            e = self.address(e) * e.shape[-1] ** 0.5
+        return F.silu(e @ self.down.T) @ self.up.T
+
+    def logits(self, e: Tensor) -> Tensor:
+        """k_i . v for every expert, (N, T)."""
+        return self.value(e) @ torch.stack(list(self.keys)).T
+
+    @torch.no_grad()
+    def route(self, features: Tensor) -> Routes:
+        if not len(self.keys):
+            return bypass_routes(len(features), features.device)
+        gate, expert = self.logits(features).softmax(-1).max(-1)
+        similarity, anchor = self.memory.nearest(self.address(features))
+        if self.bypass is not None:
+            outside = similarity < self.bypass
+            expert = expert.masked_fill(outside, BYPASS)
+            gate = gate.masked_fill(outside, 0.0)
+        return Routes(expert, gate, similarity, anchor)
+
+    def gate_of(self, features: Tensor, expert: int) -> Tensor:
+        return self.logits(features).softmax(-1)[:, min(expert, len(self.keys) - 1)]
+
+    def rehearsal_loss(self) -> Tensor:
+        """Cross-entropy of sending every stored address to its own expert."""
+        e = self.memory.vectors[self.memory.active] + self.centre  # `value` centres it again
+        return F.cross_entropy(self.logits(e), self.memory.expert[self.memory.active])
+
+    def grow(self, features: Tensor, expert: int) -> None:
+        width = self.up.shape[0]
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + expert + 1)
+        key = torch.randn(width, generator=generator) / width**0.5
+        self._add_key(key.to(features.device))
+        self.memory.add(self.address(features), expert)
+
+    def _add_key(self, key: Tensor) -> None:
+        self.keys.requires_grad_(False)
+        self.keys.append(nn.Parameter(key))
+
+    def calibration_state(self) -> dict[str, Tensor]:
+        state = {"centre": self.centre}
+        if self.bypass is not None:
+            state["threshold"] = torch.tensor(self.bypass, dtype=torch.double)
+        return state
+
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        state = {"anchors": self.memory.of(expert), "down": self.down, "up": self.up}
+        if expert < len(self.keys):
+            state["key"] = self.keys[expert]
+        return {name: tensor.detach() for name, tensor in state.items()}
+
+    @torch.no_grad()
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        if "key" in state:
+            self._add_key(state["key"])
+        self.memory.add(state["anchors"], expert)
+        self.down.copy_(state["down"])
+        self.up.copy_(state["up"])
+
+
+class ScopedRouter(Router):
+    """One anchor per edit in a frozen space where phrasings of one fact lie together.
+
+    The feature is the frozen host's own hidden state of the last prompt token at the edited
+    layer, taken through a projection that was calibrated once (see :mod:`lemoe_lab.calibration`).
+    Below ``threshold`` the input takes the plain FFN. Routes of edited prompts cannot change when
+    edits are added: nothing here is trained afterwards.
+    """
+
+    feature = "state"
+
+    def __init__(self, centre: Tensor, projection: Tensor, threshold: float) -> None:
+        super().__init__()
+        self.register_buffer("centre", centre)  # (d,)
+        self.register_buffer("projection", projection)  # (k, d)
+        self.threshold = threshold
+        self.memory = AnchorMemory(projection.shape[0])
+
+    def address(self, features: Tensor) -> Tensor:
+        """Unit vectors (N, k) in the calibrated space."""
+        return F.normalize((features - self.centre) @ self.projection.T, dim=-1)
+
+    @torch.no_grad()
+    def route(self, features: Tensor) -> Routes:
+        similarity, anchor = self.memory.nearest(self.address(features))
+        inside = (similarity >= self.threshold) & (anchor >= 0)
+        if not len(self.memory.expert):
+            return bypass_routes(len(features), features.device)
+        expert = torch.where(inside, self.memory.expert[anchor.clamp(min=0)], BYPASS)
+        return Routes(expert, inside.float(), similarity, anchor)
+
+    def grow(self, features: Tensor, expert: int) -> None:
+        self.memory.add(self.address(features), expert)
+
+    def calibration_state(self) -> dict[str, Tensor]:
+        threshold = torch.tensor(self.threshold, dtype=torch.double)
+        return {"centre": self.centre, "projection": self.projection, "threshold": threshold}
+
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        return {"anchors": self.memory.of(expert)}
+
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        self.memory.add(state["anchors"], expert)

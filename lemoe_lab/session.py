@@ -1,0 +1,340 @@
+"""A lifelong run: host, editor and stream, that can step, undo, jump, save and resume.
+
+with EditSession(host, LEMoE(), stream) as session:
+    session.run()
+    session.metrics
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import editors, evaluation, metrics
+from .editors.base import Editor, OnStep, TrainingReport, encode_batch
+from .edits import Edit, EditError, EditStream, normalise
+from .host import Host, load_host
+from .storage import RunError, RunFolder
+
+REPORTED = ("losses", "train_seconds", "evaluate_seconds")
+
+
+@dataclass
+class _Undone:
+    """What redo brings back beside the editor's own state."""
+
+    rows: list[tuple]
+    report: dict
+
+
+class EditSession:
+    """One lifelong run.
+
+    While it is open, ``host.generate`` and ``host.model.generate`` answer with the edits applied;
+    after :meth:`close` (or the ``with`` block) the host is as it was.
+
+    Parameters
+    ----------
+    host, editor, stream
+        Who is edited, how, and with what. An editor belongs to one session at a time.
+    folder
+        If given, every step is written there as soon as it is done.
+    progress
+        Show progress bars in :meth:`run` and :meth:`jump`.
+
+    Raises
+    ------
+    EditError
+        If an edit does not fit the host: too long, or already what the host says.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        editor: Editor,
+        stream: EditStream,
+        folder: str | Path | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.host, self.editor, self.stream = host, editor, stream
+        self.progress = progress
+        check_stream(host, stream)
+        self._start()
+        if folder is not None:
+            self.save(folder)
+
+    def _start(self, calibration: dict[str, Tensor] | None = None) -> None:
+        self.editor.attach(self.host, self.stream, calibration)
+        self.evaluator = evaluation.Evaluator(self.host, self.editor)
+        self.reports: list[dict] = []  # of every applied batch: losses, seconds
+        self._rows: list[tuple] = []
+        self._undone: list[_Undone] = []
+        self._folder: RunFolder | None = None
+        self._open = True
+
+    def __enter__(self) -> EditSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"EditSession({self.editor.name} on {self.host.name}, "
+            f"{self.steps} of {len(self.stream)} batches applied)"
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many batches are applied."""
+        return self.editor.steps
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row per measurement: step, batch, edit, metric, group, scorer, value."""
+        return pd.DataFrame(self._rows, columns=metrics.COLUMNS)
+
+    # Moving through the stream
+
+    def step(self, on_step: OnStep | None = None) -> TrainingReport:
+        """Learn the next batch and measure it.
+
+        If it is interrupted, the session stays at the last whole step.
+        """
+        self._require_open()
+        if self.steps == len(self.stream):
+            raise EditError(
+                f"all {len(self.stream)} batches are applied; undo some or start a longer stream"
+            )
+        batch = self.stream.batches[self.steps]
+        started = time.perf_counter()
+        report = self.editor.edit(batch, on_step)
+        trained = time.perf_counter()
+        try:
+            rows = self.evaluator.measure(batch, self.steps)
+        except BaseException:
+            self.editor.undo()
+            self._undone.clear()
+            raise
+        seconds = {
+            "train_seconds": trained - started,
+            "evaluate_seconds": time.perf_counter() - trained,
+        }
+        self._undone.clear()
+        self._commit(rows, {"losses": report.losses} | seconds)
+        return report
+
+    def _commit(self, rows: list[tuple], report: dict) -> None:
+        self._rows += rows
+        self.reports.append(report)
+        self._write_missing_steps()
+
+    def _write_missing_steps(self) -> None:
+        """Bring the run folder, if there is one, up to the applied batches."""
+        if self._folder is None:
+            return
+        for step in range(len(self._folder.journal()) + 1, self.steps + 1):
+            rows = [row for row in self._rows if row[0] == row[1] == step]
+            table = pd.DataFrame(rows, columns=metrics.COLUMNS)
+            report = self.reports[step - 1]
+            self._folder.append(step, self.editor.step_state(step), table, report)
+
+    def undo(self) -> None:
+        """Take the last batch back, exactly, with its measurements."""
+        self._require_open()
+        self.editor.undo()
+        immediate = [r for r in self._rows if r[0] == r[1] == self.steps + 1]
+        self._undone.append(_Undone(immediate, self.reports.pop()))
+        self._rows = [row for row in self._rows if row[0] <= self.steps]
+        if self._folder:
+            self._folder.truncate_journal(self.steps)
+
+    def redo(self) -> None:
+        """Apply the batch that was last undone again, exactly, without training."""
+        self._require_open()
+        if not self._undone:
+            raise EditError("nothing to redo: no batch was undone since the last step")
+        self.editor.redo()
+        undone = self._undone.pop()
+        self._commit(undone.rows, undone.report)
+
+    def jump(self, step: int) -> None:
+        """Undo, redo or learn batches until ``step`` of them are applied."""
+        if not 0 <= step <= len(self.stream):
+            raise EditError(f"step must lie between 0 and {len(self.stream)}, not {step}")
+        while self.steps > step:
+            self.undo()
+        while self.steps < step and self._undone:
+            self.redo()
+        remaining = range(self.steps, step)
+        for _ in tqdm(remaining, desc=self.editor.name, disable=not self.progress or not remaining):
+            self.step()
+
+    def run(self) -> pd.DataFrame:
+        """Learn all remaining batches, then measure everything once more; the metrics table."""
+        self.jump(len(self.stream))
+        self.evaluate()
+        return self.metrics
+
+    # Measuring
+
+    def evaluate(self) -> pd.DataFrame:
+        """Measure all applied batches (before the first step: all batches, unedited)."""
+        self._require_open()
+        step = self.steps
+        batches = self.stream.batches[: step - 1] if step else self.stream.batches
+        rows = [row for batch in batches for row in self.evaluator.measure(batch, step)]
+        immediate = [row for row in self._rows if row[0] != step or (step and row[1] == step)]
+        self._rows = immediate + rows
+        if self._folder:
+            self._folder.finish(self.editor.state_dict(), self.metrics)
+        return self.metrics
+
+    def forgetting_matrix(self) -> pd.DataFrame:
+        """Reliability of every batch t after every batch t' >= t, in the columns of ``metrics``.
+
+        Walks back through the run and forward again; the session ends where it was.
+        """
+        self._require_open()
+        rows, last = [], self.steps
+        progress, self.progress = self.progress, False
+        folder, self._folder = self._folder, None
+        try:
+            for step in tqdm(range(last, 0, -1), desc="forgetting", disable=not progress):
+                self.editor_to(step)
+                for batch in self.stream.batches[:step]:
+                    rows += self.evaluator.measure(batch, step, ["reliability"])
+        finally:
+            self.editor_to(last)
+            self.progress, self._folder = progress, folder
+        return pd.DataFrame(sorted(rows), columns=metrics.COLUMNS)
+
+    def editor_to(self, step: int) -> None:
+        """Bring the editor alone to a step that it has been at, without touching the metrics."""
+        while self.editor.steps > step:
+            self.editor.undo()
+        while self.editor.steps < step:
+            self.editor.redo()
+
+    # Growing
+
+    def add_batch(self, edits: Sequence[Edit]) -> None:
+        """Append a batch of edits to the stream; it is learned by the next steps."""
+        stream = self.stream.with_batch(edits)
+        encode_batch(self.host, stream.batches[-1])
+        self.stream = stream
+
+    # Files
+
+    def save(self, folder: str | Path) -> None:
+        """Write the run; from now on every step is written there as soon as it is done."""
+        self._require_open()
+        run = RunFolder(folder)
+        if self._folder is None or self._folder.path != run.path:
+            run.start(self._config(), self.editor.step_state(0))
+            self._folder = run
+        self._write_missing_steps()
+        run.finish(self.editor.state_dict(), self.metrics)
+
+    def _config(self) -> dict:
+        return {
+            "host": {"name": self.host.name, "fingerprint": self.host.fingerprint()},
+            "editor": {
+                "class": type(self.editor).__name__,
+                "settings": self.editor.config.model_dump(mode="json"),
+            },
+            "stream": self.stream.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def resume(
+        cls, folder: str | Path, host: Host | None = None, repair: bool = False
+    ) -> EditSession:
+        """Open a saved run where it stopped.
+
+        Parameters
+        ----------
+        host
+            The host to edit; by default the one that the run names is loaded.
+        repair
+            If a step's files are damaged, go back to the last step before it instead of failing.
+
+        Raises
+        ------
+        RunError
+            If a file is damaged, or the host is not the one that was edited.
+        """
+        run = RunFolder(folder)
+        config = run.config()
+        host = host or load_host(config["host"]["name"])
+        if host.fingerprint() != config["host"]["fingerprint"]:
+            raise RunError(
+                f"{folder} edits the host {config['host']['name']!r}, whose weights are not those "
+                f"of {host.name!r}; pass the host that the run was made with"
+            )
+        session = cls.__new__(cls)
+        editor = getattr(editors, config["editor"]["class"])(**config["editor"]["settings"])
+        session.host, session.editor, session.progress = host, editor, True
+        session.stream = EditStream.model_validate(config["stream"])
+        session._start(run.calibration())
+        try:
+            session._load(run, repair)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def _load(self, run: RunFolder, repair: bool) -> None:
+        whole = None
+        try:
+            whole = run.check_whole()
+        except RunError:
+            if not repair:
+                raise
+        for entry in run.journal():
+            try:
+                state, table = run.step(entry)
+            except RunError:
+                if not repair:
+                    raise
+                run.truncate_journal(self.steps)
+                break
+            self.editor.load_step_state(entry["step"], state)
+            self._rows += list(table.itertuples(index=False, name=None))
+            self.reports.append({key: entry[key] for key in REPORTED})
+        if whole is not None and self.steps and int(whole["step"].max()) == self.steps:
+            self._rows = list(whole.itertuples(index=False, name=None))
+        self._folder = run
+
+    def close(self) -> None:
+        """Give the host back as it was; closing again does nothing."""
+        if self._open:
+            self.editor.detach()
+            self._open = False
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise RuntimeError("this session is closed; make a new one or resume a saved run")
+
+
+def check_stream(host: Host, stream: EditStream) -> None:
+    """Raise :class:`EditError` for the first edit that this host cannot or need not learn."""
+    for batch in stream:
+        encode_batch(host, batch)
+    edits = stream.edits
+    scores = host.score([edit.prompt for edit in edits], [edit.target for edit in edits])
+    seen: set[str] = set()
+    for edit, score in zip(edits, scores, strict=True):
+        revises = normalise(edit.prompt) in seen
+        seen.add(normalise(edit.prompt))
+        if score.reproduced and not revises:
+            raise EditError(
+                f"edit {edit.id!r}: the host already answers {edit.prompt!r} with "
+                f"{edit.target!r}; drop the edit or change its target"
+            )

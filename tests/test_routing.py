@@ -1,0 +1,78 @@
+"""Routers, against calculations by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lemoe_lab.routing import AnchorMemory, KVAnchorRouter, ScopedRouter
+
+
+def silu(x: float) -> float:
+    return x / (1 + math.exp(-x))
+
+
+def test_kv_anchor_routes_by_the_equation():
+    router = KVAnchorRouter(width=2, value_width=2, seed=0)
+    e = torch.tensor([[1.0, -2.0]])
+    router.grow(e, 0)
+    router.grow(e, 1)
+    with torch.no_grad():
+        router.down.copy_(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+        router.up.copy_(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+        router.keys[0].copy_(torch.tensor([1.0, 0.0]))
+        router.keys[1].copy_(torch.tensor([0.0, 1.0]))
+    value = 2 * silu(1.0), 3 * silu(-1.0)
+    expected = math.exp(value[0]) / (math.exp(value[0]) + math.exp(value[1]))
+    routes = router.route(e)
+    assert routes.expert.tolist() == [0]
+    assert routes.gate.item() == pytest.approx(expected)
+
+
+def test_rehearsal_loss_falls_when_the_projection_learns_the_old_addresses():
+    torch.manual_seed(0)
+    router = KVAnchorRouter(8, 8, seed=0, mean=torch.zeros(8), centred=True)
+    for expert in range(3):
+        router.grow(torch.randn(5, 8), expert)
+    optimizer = torch.optim.Adam([router.down, router.up], lr=0.05)
+    before = router.rehearsal_loss().item()
+    for _ in range(50):
+        optimizer.zero_grad()
+        router.rehearsal_loss().backward()
+        optimizer.step()
+    assert router.rehearsal_loss().item() < before / 4
+
+
+def test_scoped_router_sends_a_prompt_to_its_nearest_anchor():
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), threshold=0.9)
+    router.grow(torch.tensor([[1.0, 0.0]]), 0)
+    router.grow(torch.tensor([[0.0, 1.0]]), 1)
+    routes = router.route(torch.tensor([[2.0, 0.1], [0.1, 3.0], [1.0, 1.0]]))
+    assert routes.expert.tolist() == [0, 1, -1]
+    assert routes.gate.tolist() == [1.0, 1.0, 0.0]
+
+
+def test_a_new_anchor_never_takes_over_an_earlier_prompt():
+    torch.manual_seed(0)
+    router = ScopedRouter(torch.zeros(8), torch.eye(8), threshold=0.5)
+    first = torch.randn(20, 8)
+    router.grow(first, 0)
+    for expert in range(1, 30):
+        router.grow(torch.randn(20, 8), expert)
+        assert router.route(first).expert.eq(0).all()
+
+
+def test_router_without_anchors_bypasses_everything():
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), threshold=0.5)
+    assert router.route(torch.ones(3, 2)).expert.tolist() == [-1, -1, -1]
+
+
+def test_anchor_at_an_old_address_retires_the_older_one():
+    memory = AnchorMemory(2)
+    here = torch.tensor([[1.0, 0.0]])
+    memory.add(here, 0)
+    memory.add(here, 1)
+    assert memory.active.tolist() == [False, True]
+    assert memory.nearest(here)[1].tolist() == [1]
