@@ -34,6 +34,9 @@ class Expert(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.body = copy.deepcopy(ffn).float().requires_grad_(True)
+        for module in self.body.modules():  # a copy of the FFN must not carry the adaptor's hooks
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
         linears = [m for m in self.body.modules() if isinstance(m, nn.Linear)]
         width = linears[-1].out_features
         hidden = intermediate or linears[-1].in_features

@@ -77,9 +77,9 @@ def fit_projection(
     data: CalibrationSet,
     width: int,
     seed: int,
-    steps: int = 300,
-    temperature: float = 0.07,
-    learning_rate: float = 3e-3,
+    steps: int = 200,
+    temperature: float = 0.1,
+    learning_rate: float = 1e-2,
 ) -> tuple[Tensor, Tensor]:
     """Contrastive linear projection: (centre (d,), projection (width, d)).
 

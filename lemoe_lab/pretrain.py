@@ -26,8 +26,10 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .datasets import almanac_facts, almanac_prose
+from .host import Host, load_host
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+PHRASINGS = ("cloze", "question", "light rewording", "strong rewording 1", "strong rewording 2")
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ class Row:
 
 
 def train_tokenizer(texts: list[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that opens every text with ``<s>``."""
+    """A byte-level BPE tokenizer that opens every text with ``<s>`` and a space.
+
+    With the space a subject has the same tokens at the start of a sentence as inside it."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -254,9 +258,28 @@ class Trainer:
         self.seconds = progress["seconds"]
 
     def export(self) -> None:
-        """Write the finished host as a Hugging Face folder."""
+        """Write the finished host as a Hugging Face folder, with a report of its training."""
         self.model.eval().save_pretrained(self.out)
         self.tokenizer.save_pretrained(self.out)
+        report = {
+            "config": asdict(self.config),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "rows": len(self.rows),
+            "minutes": round(self.seconds / 60, 1),
+            "recall": recall(load_host(self.out)),
+        }
+        (self.out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def recall(host: Host) -> dict[str, float]:
+    """Exact recall by greedy decoding over all known facts, for each of the five phrasings."""
+    known = [fact for fact in almanac_facts() if fact.object is not None]
+    shares = {}
+    for index, phrasing in enumerate(PHRASINGS):
+        answers = host.generate([fact.prompts[index] for fact in known], batch_size=256)
+        right = [answer == fact.object for answer, fact in zip(answers, known, strict=True)]
+        shares[phrasing] = sum(right) / len(right)
+    return shares
 
 
 def main() -> None:

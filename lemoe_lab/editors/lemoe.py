@@ -63,10 +63,10 @@ class LEMoEConfig(EditorConfig):
     intermediate: int | None = Field(None, ge=1)
     scale: float = Field(1.0, gt=0)
     steps: int = Field(60, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    enough: float = Field(0.01, ge=0)
+    learning_rate: float = Field(2e-3, gt=0)
+    enough: float = Field(0.005, ge=0)
     value_width: int = Field(64, ge=1)
-    false_alarms: float = Field(1e-4, gt=0, lt=1)
+    false_alarms: float = Field(3e-4, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _switches_fit(self) -> LEMoEConfig:

@@ -1,0 +1,61 @@
+"""Times 1,000 edits in 10 batches of 100 with scoped LEMoE on the embedded host.
+
+    python benchmarks/thousand_edits.py
+
+Prints where the seconds go and what an edit of batch 10 costs against one of batch 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import pandas as pd
+
+import lemoe_lab as ll
+
+
+def measure(edits: int, batch_size: int, seed: int) -> pd.DataFrame:
+    """One row per part of the run, with seconds and its share."""
+    host = ll.load_host("almanac")
+    stream = ll.datasets.almanac(edits=edits, batch_size=batch_size, seed=seed)
+    started = time.perf_counter()
+    with ll.EditSession(host, ll.editors.LEMoE(), stream, progress=False) as session:
+        calibrated = time.perf_counter()
+        session.jump(len(stream))
+        stepped = time.perf_counter()
+        session.evaluate()
+        ended = time.perf_counter()
+        features = host.prompt_states([edit.prompt for edit in stream.edits], session.editor.layer)
+        routing = time.perf_counter()
+        session.editor.routes(features)
+        routed = time.perf_counter()
+        reports = session.reports
+    train = sum(report["train_seconds"] for report in reports)
+    immediate = sum(report["evaluate_seconds"] for report in reports)
+    seconds = {
+        "calibrate the router": calibrated - started,
+        "train": train,
+        "evaluate, immediate": immediate,
+        "evaluate, final": ended - stepped,
+        "route all prompts once": routed - routing,
+        "total": ended - started,
+    }
+    cost = [report["train_seconds"] + report["evaluate_seconds"] for report in reports]
+    table = pd.DataFrame({"seconds": seconds})
+    table.attrs["growth"] = cost[-1] / cost[1]
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--edits", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    table = measure(**vars(parser.parse_args()))
+    print(table.round(2).to_string())
+    print(f"time per edit, last batch against the second: {table.attrs['growth']:.2f} x")
+
+
+if __name__ == "__main__":
+    main()
