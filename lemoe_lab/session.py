@@ -308,7 +308,7 @@ class EditSession:
             self.editor.load_step_state(entry["step"], state)
             self._rows += list(table.itertuples(index=False, name=None))
             self.reports.append({key: entry[key] for key in REPORTED})
-        if whole is not None and self.steps and int(whole["step"].max()) == self.steps:
+        if whole is not None and not whole.empty and whole["step"].max() == self.steps:
             self._rows = list(whole.itertuples(index=False, name=None))
         self._folder = run
 

@@ -154,12 +154,14 @@ class RunFolder:
 
     def finish(self, state: dict[str, Tensor], table: pd.DataFrame) -> None:
         """Write the whole adaptor and all measurements, each as one file."""
+        record = self.path / "whole.json"
+        record.unlink(missing_ok=True)  # until both files are there, neither is vouched for
         write_tensors(self.path / "adaptor.safetensors", state)
         write_table(self.path / "metrics.parquet", table)
         hashes = {
             name: file_hash(self.path / name) for name in ("adaptor.safetensors", "metrics.parquet")
         }
-        write_json(self.path / "whole.json", hashes)
+        write_json(record, hashes)
 
     def check_whole(self) -> pd.DataFrame | None:
         """The measurements written by :meth:`finish`; raises if a file is not what was written."""
