@@ -47,8 +47,9 @@ CODAS = "l n r s m l n r s nd rk st ld".split()
 ADJECTIVES = (
     "Amber Broken Crimson Distant Electric Faded Golden Hidden Iron Jaded Kindred Lonely Midnight "
     "Northern Open Paper Quiet Rusty Silver Tender Upper Velvet Wild Yellow Zero Bitter Copper "
-    "Dusty Empty Frozen Glass Hollow Ivory Lucky Marble Naked Orange Painted Restless Secret Tidal Urban "
-    "Vacant Winter Young Ancient Borrowed Cobalt Daily Early Fallen Gentle Holy Inner Lunar Modern"
+    "Dusty Empty Frozen Glass Hollow Ivory Lucky Marble Naked Orange Painted Restless Secret Tidal "
+    "Urban Vacant Winter Young Ancient Borrowed Cobalt Daily Early Fallen Gentle Holy Inner "
+    "Lunar Modern"
 ).split()
 NOUNS = (
     "Anchor Bridge Castle Dancer Engine Forest Garden Harbour Island Journey Kingdom Ladder Mirror "
