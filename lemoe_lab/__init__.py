@@ -12,7 +12,7 @@ with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
 from . import datasets, editors, metrics, planning, plots, probes
 from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
 from .host import Host, load_host
-from .session import EditSession
+from .session import EditSession, drop_known
 from .storage import RunError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Rephrase",
     "RunError",
     "datasets",
+    "drop_known",
     "editors",
     "load_host",
     "metrics",

@@ -77,20 +77,32 @@ class BypassMoE(nn.Module):
         self._pinned = False
         self._last_prompt_token: Tensor | None = None
 
-    def combine(self, x: Tensor, output: Tensor) -> Tensor:
+    def _edited(self, x: Tensor, output: Tensor) -> Tensor:
+        """The FFN's output (B, L, d) with whatever the routes of its input x (B, L, d) add."""
+        if not len(self.experts) or (self._pinned and self.routes is None):
+            return output
+        if self.router.per_token:
+            routes = self.router.route(x.flatten(0, 1).float())  # B * L rows
+            flat = self.combine(x.flatten(0, 1), output.flatten(0, 1), routes)
+            return flat.unflatten(0, x.shape[:2])
+        if self.routes is None:
+            rows = torch.arange(x.shape[0], device=x.device)
+            self.routes = self.router.route(x[rows, self._last_prompt_token].float())
+        return self.combine(x, output, self.routes)
+
+    def combine(self, x: Tensor, output: Tensor, routes: Routes) -> Tensor:
         """Add the routed experts to the FFN's output; rows without a route stay bit for bit.
 
-        x and output have shape (B, L, d).
+        x and output have shape (N, ..., d), the routes N rows.
         """
-        assert self.routes is not None
         # With new module insertion switched off all batches share the last expert.
-        experts = self.routes.expert.clamp(max=len(self.experts) - 1)
+        experts = routes.expert.clamp(max=len(self.experts) - 1)  # (N, k)
         for index in experts.unique().tolist():
             if index < 0:
                 continue
-            rows = (experts == index).nonzero()[:, 0]
-            gate = self.routes.gate[rows, None, None]  # (b, 1, 1)
-            change = self.scale * gate * self.experts[index](x[rows])  # (b, L, d)
+            rows, choice = (experts == index).nonzero(as_tuple=True)  # (n,), (n,)
+            gate = routes.gate[rows, choice].view(-1, *[1] * (x.dim() - 1))
+            change = self.scale * gate * self.experts[index](x[rows])  # (n, ..., d)
             output = output.index_add(0, rows, change.to(output.dtype))
         return output
 
@@ -115,6 +127,7 @@ class BypassMoE(nn.Module):
 
     def attach(self, host: Host, layer: int) -> Detach:
         """Hang the adaptor on the host; calling the result takes it off without trace."""
+        ffn = host.ffn(layer)
         embedding = host.model.get_input_embeddings()
 
         def see_prompt(_module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -140,18 +153,13 @@ class BypassMoE(nn.Module):
 
         def add_experts(_module: nn.Module, args: tuple, output: Tensor | tuple) -> object:
             x = args[0]
-            if self.routes is None and not self._pinned:
-                rows = torch.arange(x.shape[0], device=x.device)
-                self.routes = self.router.route(x[rows, self._last_prompt_token].float())
-            if self.routes is None or bool((self.routes.expert < 0).all()):
-                return None
             if isinstance(output, tuple):
-                return (self.combine(x, output[0]), *output[1:])
-            return self.combine(x, output)
+                return (self._edited(x, output[0]), *output[1:])
+            return self._edited(x, output)
 
         return Detach(
             host.model.base_model.register_forward_pre_hook(see_prompt, with_kwargs=True),
-            host.ffn(layer).register_forward_hook(add_experts),
+            ffn.register_forward_hook(add_experts),
         )
 
 

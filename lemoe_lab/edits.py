@@ -178,16 +178,29 @@ class EditStream(_Frozen):
         )
         return cls(batches=batches, **attributes)
 
-    def with_batch(self, edits: Sequence[Edit]) -> EditStream:
-        """The same stream with one more batch at its end."""
-        batch = EditBatch(step=len(self.batches) + 1, edits=tuple(edits))
-        return EditStream(
-            batches=(*self.batches, batch),
+    def with_groups(self, groups: Sequence[Sequence[Edit]], order: str | None = None) -> EditStream:
+        """The same stream in other batches, one for every group; ``order`` names what made them."""
+        return EditStream.from_groups(
+            groups,
             name=self.name,
             seed=self.seed,
-            order=self.order,
+            order=self.order if order is None else order,
             calibration=self.calibration,
         )
+
+    def with_batch(self, edits: Sequence[Edit]) -> EditStream:
+        """The same stream with one more batch at its end."""
+        return self.with_groups([*(batch.edits for batch in self.batches), edits])
+
+    def merged(self) -> EditStream:
+        """All edits in one batch: batch mode instead of lifelong mode.
+
+        Raises
+        ------
+        EditError
+            If two edits have the same prompt: there is no later batch for the newer one.
+        """
+        return self.with_groups([self.edits], order="all at once")
 
     @property
     def edits(self) -> tuple[Edit, ...]:

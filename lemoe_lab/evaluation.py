@@ -21,7 +21,7 @@ from .edits import Edit, EditBatch
 from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
 
-BASE = (BYPASS, 0.0)  # the path of an input that no expert touches
+BASE = ((BYPASS, 0.0),)  # the path of an input that no expert touches
 
 
 @dataclass
@@ -158,10 +158,11 @@ class Evaluator:
     def _paths(self, routes: Routes | None, step: int, count: int) -> list[tuple]:
         if routes is None:
             return [("step", step)] * count
-        pairs = list(zip(routes.expert.tolist(), routes.gate.tolist(), strict=True))
+        rows = zip(routes.expert.tolist(), routes.gate.tolist(), strict=True)
+        paths = [tuple(zip(experts, gates, strict=True)) for experts, gates in rows]
         if self.editor.experts_frozen:
-            return pairs
-        return [pair if pair == BASE else (*pair, step) for pair in pairs]
+            return paths
+        return [path if path == BASE else (*path, step) for path in paths]
 
     def _answers(self, questions: Sequence[Question], scores: Sequence[Score]) -> list[str]:
         """What greedy decoding answers; decoded only where the argmax leaves the target."""

@@ -120,6 +120,7 @@ class Host:
         self.final_norm = _final_norm(model, self.layers)
         self.stop_token = tokenizer.eos_token_id
         self.prompt_lengths: Tensor | None = None  # of the rows being scored, see `prompts_end`
+        self._editor: object | None = None  # who edits it now
         self._stops: Tensor | None = None
 
     @property
@@ -154,6 +155,25 @@ class Host:
             digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(flat[::stride].float().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    # Who edits it
+
+    def require_free(self) -> None:
+        """Raise RuntimeError while an editor is attached: two would mix their edits."""
+        if self._editor is not None:
+            raise RuntimeError(
+                f"{self.name} is being edited by another open session; close that session first "
+                "(session.close(), or leave its `with` block), or load the host once more"
+            )
+
+    def claim(self, editor: object) -> None:
+        """Let one editor, and no other until :meth:`release`, change what the host answers."""
+        self.require_free()
+        self._editor = editor
+
+    def release(self) -> None:
+        """Free the host for the next editor."""
+        self._editor = None
 
     # Tokens
 
@@ -316,9 +336,14 @@ class Host:
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Mean over prompt tokens of the embedding layer's output, (N, d) float32."""
+        return self.embed_tokens([self.encode_prompt(prompt) for prompt in prompts])
+
+    @torch.no_grad()
+    def embed_tokens(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The same for prompts that are token ids already."""
         embedding = self.model.get_input_embeddings()
-        rows = [torch.tensor(self.encode_prompt(p), device=self.device) for p in prompts]
-        return torch.stack([embedding(row).float().mean(0) for row in rows])
+        means = [embedding(torch.tensor(row, device=self.device)).float().mean(0) for row in rows]
+        return torch.stack(means) if means else torch.empty(0, self.width, device=self.device)
 
     @torch.no_grad()
     def prompt_states(self, prompts: Sequence[str], layer: int, batch_size: int = 64) -> Tensor:

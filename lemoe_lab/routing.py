@@ -2,8 +2,10 @@
 
     routes = router.route(features)          # (N, d) -> Routes of N rows
 
-Routers decide per input, never per token, and only from the prompt.
+Routers decide per input and only from the prompt; only the conventional one can decide per token.
 
+``SoftmaxRouter``
+    the conventional one: a softmax over shared experts, trained on and on.
 ``KVAnchorRouter``
     the paper's: learned keys against a learned projection of the mean prompt embedding.
 ``ScopedRouter``
@@ -26,9 +28,9 @@ BYPASS = -1
 class Routes:
     """Where the rows of a batch go.
 
-    ``expert`` (N,) holds expert indices, -1 for the plain FFN; ``gate`` (N,) the weight of the
-    expert's output; ``similarity`` (N,) and ``anchor`` (N,) tell how near the nearest anchor
-    (or key) is and which one it is.
+    ``expert`` (N, k) holds expert indices, the first choice first, -1 for the plain FFN; ``gate``
+    (N, k) the weights of the experts' outputs; ``similarity`` (N,) and ``anchor`` (N,) tell how
+    near the nearest anchor is and which one it is (-1 where there are no anchors).
     """
 
     expert: Tensor
@@ -45,9 +47,21 @@ class Routes:
 
 def bypass_routes(count: int, device: torch.device | str = "cpu") -> Routes:
     """Every row takes the plain FFN."""
-    nowhere = torch.full((count,), BYPASS, device=device)
-    zeros = torch.zeros(count, device=device)
-    return Routes(nowhere, zeros, zeros.clone(), nowhere.clone())
+    return single_routes(
+        torch.full((count,), BYPASS, device=device), torch.zeros(count, device=device)
+    )
+
+
+def single_routes(
+    expert: Tensor,
+    gate: Tensor,
+    similarity: Tensor | None = None,
+    anchor: Tensor | None = None,
+) -> Routes:
+    """One expert (N,) with one gate (N,) for every row."""
+    if similarity is None or anchor is None:
+        similarity, anchor = torch.zeros_like(gate), torch.full_like(expert, BYPASS)
+    return Routes(expert[:, None], gate[:, None], similarity, anchor)
 
 
 class AnchorMemory(nn.Module):
@@ -92,13 +106,14 @@ class Router(nn.Module, ABC):
     """Routes from features: ``embedding`` (mean prompt embedding) or ``state`` (FFN input)."""
 
     feature: str
+    per_token = False
 
     @abstractmethod
     def route(self, features: Tensor) -> Routes:
         """Decide the routes of prompts with these features (N, d)."""
 
     def gate_of(self, features: Tensor, expert: int) -> Tensor:
-        """The weight (N,) that ``expert`` has while it is trained on these prompts."""
+        """The weight (N,) that ``expert`` has while it alone is trained on these prompts."""
         return features.new_ones(len(features))
 
     @abstractmethod
@@ -116,6 +131,78 @@ class Router(nn.Module, ABC):
     @abstractmethod
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         """Grow by the tensors of :meth:`step_state`."""
+
+
+class SoftmaxRouter(Router):
+    """The router of a conventional mixture of experts.
+
+        g(i|e) = Top_k softmax_i(w_i . e)     (Shazeer et al., arXiv 1701.06538, without noise)
+
+    e is standardised with mean and spread of the first batch, so that the experts are chosen about
+    equally often at birth: without that the common part of all embeddings picks one for everybody.
+
+    Parameters
+    ----------
+    width, experts, top_k
+        d of the host, how many experts there are, and how many of them answer an input.
+    per_token
+        Decide for every token from the FFN's input instead of once from the prompt's embedding.
+    """
+
+    def __init__(self, width: int, experts: int, top_k: int, per_token: bool, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(experts, width, generator=generator) / width**0.5)
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("spread", torch.zeros(width))  # zeros: nothing was learned yet
+        self.top_k = top_k
+        self.per_token = per_token
+        self.feature = "state" if per_token else "embedding"
+        self.last_probabilities: Tensor | None = None
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """softmax_i(w_i . e) of every expert, (N, n)."""
+        return (((features - self.centre) / self.spread) @ self.weight.T).softmax(-1)
+
+    def route(self, features: Tensor) -> Routes:
+        if not self.spread.any():
+            return bypass_routes(len(features), features.device)
+        self.last_probabilities = self.probabilities(features)
+        gate, expert = self.last_probabilities.topk(self.top_k, dim=-1)
+        first = expert[:, 0]
+        return Routes(expert, gate, gate[:, 0].detach(), torch.full_like(first, BYPASS))
+
+    def balance_loss(self, counted: Tensor | None = None) -> Tensor:
+        """n * sum_i f_i P_i - 1 over the rows routed last (Fedus et al., arXiv 2101.03961, eq. 4).
+
+        f_i is the share of rows whose first choice is expert i, P_i its mean probability;
+        ``counted`` (N,) bool leaves rows out. 0 when all experts are used alike, n - 1 at worst.
+        """
+        if self.last_probabilities is None:
+            raise RuntimeError("nothing was routed yet; call route(features) first")
+        probabilities = self.last_probabilities
+        if counted is not None:
+            probabilities = probabilities[counted]
+        experts = probabilities.shape[1]
+        share = F.one_hot(probabilities.argmax(-1), experts).float().mean(0)  # (n,)
+        return experts * (share * probabilities.mean(0)).sum() - 1
+
+    def grow(self, features: Tensor, expert: int) -> None:
+        if not self.spread.any():
+            self.centre.copy_(features.mean(0))
+            floor = self.centre.square().mean().sqrt() / 10  # a batch of one has no spread
+            self.spread.copy_(features.std(0, correction=0).clamp(min=floor.item()))
+
+    def calibration_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        return {"weight": self.weight.detach(), "centre": self.centre, "spread": self.spread}
+
+    @torch.no_grad()
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        for name, tensor in state.items():
+            getattr(self, name).copy_(tensor)
 
 
 class KVAnchorRouter(Router):
@@ -187,7 +274,7 @@ class KVAnchorRouter(Router):
             outside = similarity < self.bypass
             expert = expert.masked_fill(outside, BYPASS)
             gate = gate.masked_fill(outside, 0.0)
-        return Routes(expert, gate, similarity, anchor)
+        return single_routes(expert, gate, similarity, anchor)
 
     def gate_of(self, features: Tensor, expert: int) -> Tensor:
         return self.logits(features).softmax(-1)[:, min(expert, len(self.keys) - 1)]
@@ -258,7 +345,7 @@ class ScopedRouter(Router):
         if not len(self.memory.expert):
             return bypass_routes(len(features), features.device)
         expert = torch.where(inside, self.memory.expert[anchor.clamp(min=0)], BYPASS)
-        return Routes(expert, inside.float(), similarity, anchor)
+        return single_routes(expert, inside.float(), similarity, anchor)
 
     def grow(self, features: Tensor, expert: int) -> None:
         self.memory.add(self.address(features), expert)

@@ -8,7 +8,8 @@ with EditSession(host, LEMoE(), stream) as session:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from .edits import Edit, EditError, EditStream, normalise
 from .host import Host, load_host
 from .storage import RunError, RunFolder
 
-REPORTED = ("losses", "train_seconds", "evaluate_seconds")
+REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds")
 
 
 @dataclass
@@ -52,6 +53,8 @@ class EditSession:
     ------
     EditError
         If an edit does not fit the host: too long, or already what the host says.
+    RuntimeError
+        If another open session edits this host.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class EditSession:
     ) -> None:
         self.host, self.editor, self.stream = host, editor, stream
         self.progress = progress
+        host.require_free()
         check_stream(host, stream)
         self._start()
         if folder is not None:
@@ -72,7 +76,7 @@ class EditSession:
     def _start(self, calibration: dict[str, Tensor] | None = None) -> None:
         self.editor.attach(self.host, self.stream, calibration)
         self.evaluator = evaluation.Evaluator(self.host, self.editor)
-        self.reports: list[dict] = []  # of every applied batch: losses, seconds
+        self.reports: list[dict] = []  # of every applied batch: losses, experts, seconds
         self._rows: list[tuple] = []
         self._undone: list[_Undone] = []
         self._folder: RunFolder | None = None
@@ -127,7 +131,7 @@ class EditSession:
             "evaluate_seconds": time.perf_counter() - trained,
         }
         self._undone.clear()
-        self._commit(rows, {"losses": report.losses} | seconds)
+        self._commit(rows, {"losses": report.losses, "experts": report.experts} | seconds)
         return report
 
     def _commit(self, rows: list[tuple], report: dict) -> None:
@@ -203,20 +207,30 @@ class EditSession:
         """
         self._require_open()
         rows, last = [], self.steps
-        progress, self.progress = self.progress, False
-        folder, self._folder = self._folder, None
-        try:
-            for step in tqdm(range(last, 0, -1), desc="forgetting", disable=not progress):
-                self.editor_to(step)
+        for step in tqdm(range(last, 0, -1), desc="forgetting", disable=not self.progress):
+            with self.at(step):
                 for batch in self.stream.batches[:step]:
                     rows += self.evaluator.measure(batch, step, ["reliability"])
-        finally:
-            self.editor_to(last)
-            self.progress, self._folder = progress, folder
         return pd.DataFrame(sorted(rows), columns=metrics.COLUMNS)
 
-    def editor_to(self, step: int) -> None:
-        """Bring the editor alone to a step that it has been at, without touching the metrics."""
+    @contextmanager
+    def at(self, step: int) -> Iterator[EditSession]:
+        """Let the host answer as after ``step`` batches, without touching metrics or files.
+
+        Only steps that were learned and not replaced can be visited; the session ends where it was.
+        """
+        self._require_open()
+        last = self.steps
+        known = last + len(self._undone)
+        if not 0 <= step <= known:
+            raise EditError(f"only steps 0 to {known} were learned so far, not {step}")
+        try:
+            self._move_editor(step)
+            yield self
+        finally:
+            self._move_editor(last)
+
+    def _move_editor(self, step: int) -> None:
         while self.editor.steps > step:
             self.editor.undo()
         while self.editor.steps < step:
@@ -327,14 +341,32 @@ def check_stream(host: Host, stream: EditStream) -> None:
     """Raise :class:`EditError` for the first edit that this host cannot or need not learn."""
     for batch in stream:
         encode_batch(host, batch)
+    for edit in known_edits(host, stream):
+        raise EditError(
+            f"edit {edit.id!r}: the host already answers {edit.prompt!r} with {edit.target!r}; "
+            "drop the edit or change its target; drop_known(host, stream) drops all such edits"
+        )
+
+
+def known_edits(host: Host, stream: EditStream) -> list[Edit]:
+    """Edits whose target the unedited host already says, unless they revise an earlier edit."""
     edits = stream.edits
     scores = host.score([edit.prompt for edit in edits], [edit.target for edit in edits])
-    seen: set[str] = set()
+    known, seen = [], set()
     for edit, score in zip(edits, scores, strict=True):
-        revises = normalise(edit.prompt) in seen
+        if score.reproduced and normalise(edit.prompt) not in seen:
+            known.append(edit)
         seen.add(normalise(edit.prompt))
-        if score.reproduced and not revises:
-            raise EditError(
-                f"edit {edit.id!r}: the host already answers {edit.prompt!r} with "
-                f"{edit.target!r}; drop the edit or change its target"
-            )
+    return known
+
+
+def drop_known(host: Host, stream: EditStream) -> EditStream:
+    """The stream without edits that the host already answers; the same object if there are none.
+
+    Batches may become shorter by it, and one without any edit left goes.
+    """
+    known = {edit.id for edit in known_edits(host, stream)}
+    if not known:
+        return stream
+    groups = [[edit for edit in batch if edit.id not in known] for batch in stream]
+    return stream.with_groups([group for group in groups if group])

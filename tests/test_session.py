@@ -129,6 +129,43 @@ def test_resumed_session_can_undo(host, saved):
         assert resumed.steps == 2
 
 
+def test_host_is_edited_by_one_session_at_a_time(host, stream, session):
+    with pytest.raises(RuntimeError, match="close that session"):
+        EditSession(host, ll.editors.LEMoE(**SETTINGS), stream)
+    session.close()
+    with EditSession(host, ll.editors.LEMoE(**SETTINGS), stream) as after:
+        after.step()
+
+
+def test_visiting_an_earlier_step_changes_the_answers_and_nothing_else(host, stream, session):
+    session.jump(2)
+    metrics, asked = session.metrics, [edit.prompt for edit in stream.batches[1]]
+    edited = host.generate(asked)
+    with session.at(1):
+        assert session.steps == 1
+        assert host.generate(asked) != edited
+    assert session.steps == 2
+    assert host.generate(asked) == edited
+    assert session.metrics.equals(metrics)
+
+
+def test_steps_that_were_never_learned_cannot_be_visited(session):
+    session.step()
+    with pytest.raises(EditError, match="0 to 1"), session.at(2):
+        pass
+
+
+def test_edits_that_the_host_already_knows_can_be_dropped(host, stream):
+    edit = stream.edits[0]
+    known = Edit(id="known", prompt=edit.prompt, target=edit.old_answer)
+    longer = stream.with_batch([known])
+    with pytest.raises(EditError, match="drop_known"):
+        EditSession(host, ll.editors.LEMoE(), EditStream.from_groups([[known]]))
+    assert ll.drop_known(host, EditStream.from_groups([[known], *stream])).edits == stream.edits
+    assert ll.drop_known(host, longer) is longer  # it revises an earlier edit
+    assert ll.drop_known(host, stream) is stream
+
+
 @pytest.mark.parametrize("kill", range(3))
 def test_killed_run_resumes_to_the_bytes_of_an_undisturbed_one(
     kill, host, session, stream, tmp_path
@@ -199,8 +236,7 @@ def test_full_disk_loses_nothing(host, stream, session, tmp_path, monkeypatch):
         patch.setattr(storage, "save_file", full)
         with pytest.raises(RunError, match="No space left"):
             session.step()
-        with EditSession.resume(tmp_path / "run", host) as earlier:
-            assert earlier.steps == 1
+        assert len(storage.RunFolder(tmp_path / "run").journal()) == 1
     assert session.steps == 2
     session.save(tmp_path / "run")
     session.close()

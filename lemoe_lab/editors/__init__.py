@@ -2,5 +2,14 @@
 
 from .base import ConfigError, Editor, EditorConfig
 from .lemoe import LEMoE, LEMoEConfig
+from .moe_adaptor import MoEAdaptor, MoEAdaptorConfig
 
-__all__ = ["ConfigError", "Editor", "EditorConfig", "LEMoE", "LEMoEConfig"]
+__all__ = [
+    "ConfigError",
+    "Editor",
+    "EditorConfig",
+    "LEMoE",
+    "LEMoEConfig",
+    "MoEAdaptor",
+    "MoEAdaptorConfig",
+]

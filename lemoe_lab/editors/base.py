@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -33,9 +33,14 @@ class ConfigError(ValueError):
 
 @dataclass
 class TrainingReport:
-    """What happened while a batch was learned."""
+    """What happened while a batch was learned.
+
+    ``losses`` has one entry per optimiser step; ``experts`` one per edit of the batch, the expert
+    that learned it, empty for editors that do not route.
+    """
 
     losses: list[float] = field(default_factory=list)
+    experts: list[int] = field(default_factory=list)
 
 
 class Editor(ABC):
@@ -116,13 +121,17 @@ class Editor(ABC):
             for key, tensor in self.step_state(step).items()
         }
 
-    @abstractmethod
     def features(self, states: LayerStates) -> Tensor:
         """What routing looks at, one row per prompt; (B, 0) for editors that do not route."""
+        return torch.empty(len(states.sequences), 0)
 
-    @abstractmethod
+    def prompt_features(self, prompts: Sequence[str]) -> Tensor:
+        """The same as :meth:`features` for prompts (N), computed with nothing applied."""
+        return torch.empty(len(prompts), 0)
+
     def routes(self, features: Tensor) -> Routes | None:
         """Routes of prompts now; None says that any input may have changed with any step."""
+        return None
 
     @property
     def experts_frozen(self) -> bool:
@@ -136,15 +145,20 @@ class Editor(ABC):
 
 
 def train(
-    parameters: list[torch.nn.Parameter],
+    groups: Sequence[tuple[list[torch.nn.Parameter], float]],
     loss_of: Callable[[], Tensor],
     steps: int,
-    learning_rate: float,
     enough: float,
     on_step: OnStep | None,
 ) -> list[float]:
-    """AdamW without weight decay until the loss is ``enough`` or the steps are used up."""
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    """AdamW without weight decay until the loss is ``enough`` or the steps are used up.
+
+    ``groups`` holds parameters with their learning rates. Returns the loss at every step.
+    """
+    optimizer = torch.optim.AdamW(
+        [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters],
+        weight_decay=0.0,
+    )
     losses: list[float] = []
     for step in range(steps):
         loss = loss_of()

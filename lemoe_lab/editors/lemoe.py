@@ -8,9 +8,6 @@ editor = LEMoE(routing="kv_anchor")       # read literally
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,26 +15,23 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adaptor import BypassMoE, Detach, Expert
 from ..calibration import (
     calibration_set,
     fit_projection,
     held_out_addresses,
     similarity_threshold,
 )
-from ..edits import CalibrationFact, EditBatch, EditStream
-from ..host import Host, LayerStates
-from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, bypass_routes
-from .base import Editor, EditorConfig, OnStep, TrainingReport, encode_batch, train
+from ..edits import EditStream
+from ..host import LayerStates
+from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, single_routes
+from .bypass import BypassConfig, BypassEditor, named, tensors_of
 
 
-class LEMoEConfig(EditorConfig):
-    """Settings of LEMoE.
+class LEMoEConfig(BypassConfig):
+    """Settings of LEMoE, beside those of every adaptor.
 
     Parameters
     ----------
-    layer
-        The decoder layer whose FFN gets the adaptor, from 0; None: two thirds up, as in the paper.
     routing
         ``"scoped"`` (ours) or ``"kv_anchor"`` (the paper).
     rehearse_anchors
@@ -48,23 +42,17 @@ class LEMoEConfig(EditorConfig):
         Inputs that resemble no edit take the plain FFN. Scoped routing always does.
     insert
         A new expert for every batch; False trains one expert on and on.
-    intermediate
-        Hidden size of an expert; None: that of the host's own FFN.
+    value_width
+        Size of keys and values, and of the scoped router's addresses.
     false_alarms
         Share of rival pairs of calibration prompts that may look alike; decides the threshold.
     """
 
-    layer: int | None = Field(None, ge=0)
     routing: Literal["scoped", "kv_anchor"] = "scoped"
     rehearse_anchors: bool = False
     centre: bool = False
     bypass: bool = False
     insert: bool = True
-    intermediate: int | None = Field(None, ge=1)
-    scale: float = Field(1.0, gt=0)
-    steps: int = Field(60, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    enough: float = Field(0.005, ge=0)
     value_width: int = Field(64, ge=1)
     false_alarms: float = Field(3e-4, gt=0, lt=1)
 
@@ -77,15 +65,7 @@ class LEMoEConfig(EditorConfig):
         return self
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Router and experts at one time; experts that are no longer trained are shared, not copied."""
-
-    router: Router
-    experts: tuple[Expert, ...]
-
-
-class LEMoE(Editor):
+class LEMoE(BypassEditor):
     """LEMoE with its three pillars as switches (order planning is the stream's).
 
         h = FFN(x) + scale * g(i|e) f_i(x),   i = argmax_j g(j|e)
@@ -96,13 +76,6 @@ class LEMoE(Editor):
 
     Config = LEMoEConfig
     config: LEMoEConfig
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._host: Host | None = None
-        self._detach: Detach | None = None
-        self._history: list[Snapshot] = []  # before every applied batch
-        self._undone: list[Snapshot] = []
 
     @property
     def name(self) -> str:
@@ -128,46 +101,11 @@ class LEMoE(Editor):
             else f"{name}, one expert".removeprefix("LEMoE KV anchor, literal, ")
         )
 
-    @property
-    def host(self) -> Host:
-        if self._host is None:
-            raise RuntimeError("this editor is not attached to a host; call attach(host, stream)")
-        return self._host
+    # The router
 
-    @property
-    def layer(self) -> int:
-        if self.config.layer is not None:
-            return self.config.layer
-        return len(self.host.layers) * 2 // 3
-
-    @property
-    def steps(self) -> int:
-        return len(self._history)
-
-    def changed_tensors(self) -> tuple[str, ...]:
-        return ()
-
-    # Life
-
-    def attach(
-        self, host: Host, stream: EditStream, calibration: dict[str, Tensor] | None = None
-    ) -> None:
-        self._host = host
-        if calibration is None:
-            calibration = self._calibrate(stream.calibration)
-        self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
-        self.adaptor.to(host.device)
-        self._history, self._undone = [], []
-        self._detach = self.adaptor.attach(host, self.layer)
-
-    def detach(self) -> None:
-        if self._detach:
-            self._detach()
-        self._host = self._detach = None
-
-    def _calibrate(self, facts: tuple[CalibrationFact, ...]) -> dict[str, Tensor]:
+    def _calibrate(self, stream: EditStream) -> dict[str, Tensor]:
         """Centre, projection and threshold, as far as the settings need them."""
-        config, host = self.config, self.host
+        config, host, facts = self.config, self.host, stream.calibration
         scoped = config.routing == "scoped"
         if not (scoped or config.centre or config.bypass):
             return {}
@@ -205,114 +143,53 @@ class LEMoE(Editor):
             threshold,
         )
 
-    # Editing
+    # Training
 
-    def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
-        sequences = encode_batch(self.host, batch)
-        with self.adaptor.pinned(None):
-            states = self.host.states(sequences, self.layer)
-        features = self.features(states)
-        self._history.append(self._snapshot())
-        try:
-            self._add_expert()
-            if self.config.insert or self.steps == 1 or self.config.routing == "scoped":
-                self.adaptor.router.grow(features, self.steps - 1)
-            losses = self._train(states, features, on_step)
-        except BaseException:
-            self._restore(self._history.pop())
-            raise
-        self._undone.clear()
-        return TrainingReport(losses)
-
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(copy.deepcopy(self.adaptor.router), tuple(self.adaptor.experts))
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        self.adaptor.router = copy.deepcopy(snapshot.router)
-        self.adaptor.experts = nn.ModuleList(snapshot.experts)
-
-    def _add_expert(self) -> None:
+    def _prepare_experts(self) -> None:
         experts = self.adaptor.experts
         experts.requires_grad_(False)
         if self.config.insert or not len(experts):
-            seed = self.config.seed * 100_003 + self.steps
-            expert = Expert(self.host.ffn(self.layer), self.config.intermediate, seed)
-            experts.append(expert.to(self.host.device))
+            experts.append(self._new_expert(self.steps))
         else:
             experts[0] = copy.deepcopy(experts[0]).requires_grad_(True)
 
-    def _train(self, states: LayerStates, features: Tensor, on_step: OnStep | None) -> list[float]:
-        config, host, router = self.config, self.host, self.adaptor.router
+    def _grow_router(self, features: Tensor) -> None:
+        if self.config.insert or self.steps == 1 or self.config.routing == "scoped":
+            self.adaptor.router.grow(features, self.steps - 1)
+
+    def _trained_experts(self) -> list[nn.Parameter]:
+        return list(self.adaptor.experts[-1].parameters())
+
+    def _trained_router(self) -> list[nn.Parameter]:
+        router = self.adaptor.router
+        if not isinstance(router, KVAnchorRouter):
+            return []
+        return [router.keys[-1], router.down, router.up]
+
+    def _training_routes(self, features: Tensor) -> Routes:
         current = self.steps - 1
-        ids = host.target_ids(states.sequences)
-        parameters = list(self.adaptor.experts[-1].parameters())
-        if isinstance(router, KVAnchorRouter):
-            parameters += [router.keys[-1], router.down, router.up]
-        routes = bypass_routes(len(features), host.device)
-        routes.expert.fill_(current)
+        expert = torch.full((len(features),), current, device=features.device)
+        return single_routes(expert, self.adaptor.router.gate_of(features, current))
 
-        def loss_of() -> Tensor:
-            routes.gate = router.gate_of(features, current)
-            with self.adaptor.pinned(routes):
-                hidden = host.finish(states, self.layer)
-            loss = F.cross_entropy(host.target_logits(hidden, states.sequences), ids)
-            return loss + router.rehearsal_loss() if config.rehearse_anchors else loss
-
-        return train(
-            parameters, loss_of, config.steps, config.learning_rate, config.enough, on_step
-        )
-
-    def undo(self) -> None:
-        if not self._history:
-            raise RuntimeError("nothing to undo: no batch is applied")
-        self._undone.append(self._snapshot())
-        self._restore(self._history.pop())
-
-    def redo(self) -> None:
-        if not self._undone:
-            raise RuntimeError("nothing to redo: no batch was taken back")
-        self._history.append(self._snapshot())
-        self._restore(self._undone.pop())
-
-    # Routes
-
-    def features(self, states: LayerStates) -> Tensor:
-        if self.adaptor.router.feature == "state":
-            return states.prompt_state
-        embedding = self.host.model.get_input_embeddings()
-        rows = [torch.tensor(s.prompt, device=self.host.device) for s in states.sequences]
-        return torch.stack([embedding(row).float().mean(0) for row in rows])
-
-    def routes(self, features: Tensor) -> Routes:
-        return self.adaptor.router.route(features)
+    def _router_loss(self, states: LayerStates) -> Tensor | float:
+        return self.adaptor.router.rehearsal_loss() if self.config.rehearse_anchors else 0.0
 
     @property
     def experts_frozen(self) -> bool:
         return self.config.insert
-
-    @contextmanager
-    def scoring(self, routes: Routes | None) -> Iterator[None]:
-        with self.adaptor.pinned(routes):
-            yield
 
     # State
 
     def step_state(self, step: int) -> dict[str, Tensor]:
         if step == 0:
             return self.adaptor.router.calibration_state()
-        after = self._history[step] if step < self.steps else self._snapshot()
+        after = self._after(step)
         expert = after.experts[-1].state_dict()
-        router = after.router.step_state(step - 1)
-        return {f"expert.{k}": v for k, v in expert.items()} | {
-            f"router.{k}": v for k, v in router.items()
-        }
+        return named("expert", expert) | named("router", after.router.step_state(step - 1))
 
     def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
         self._history.append(self._snapshot())
-        self._add_expert()
-        parts = {"expert": {}, "router": {}}
-        for name, tensor in state.items():
-            part, key = name.split(".", 1)
-            parts[part][key] = tensor.to(self.host.device)
-        self.adaptor.experts[-1].load_state_dict(parts["expert"])
-        self.adaptor.router.load_step_state(step - 1, parts["router"])
+        self._prepare_experts()
+        device = self.host.device
+        self.adaptor.experts[-1].load_state_dict(tensors_of(state, "expert", device))
+        self.adaptor.router.load_step_state(step - 1, tensors_of(state, "router", device))

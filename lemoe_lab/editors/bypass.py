@@ -1,0 +1,247 @@
+"""What the editors with an adaptor share: experts beside one FFN, taken back step by step."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..adaptor import BypassMoE, Detach, Expert
+from ..edits import EditBatch, EditStream
+from ..host import Host, LayerStates
+from ..routing import Router, Routes
+from .base import Editor, EditorConfig, OnStep, TrainingReport, encode_batch, train
+
+
+class BypassConfig(EditorConfig):
+    """Settings of every editor with an adaptor.
+
+    Parameters
+    ----------
+    layer
+        The decoder layer whose FFN gets the adaptor, from 0; None: two thirds up, as in the paper.
+    intermediate
+        Hidden size of an expert; None: that of the host's own FFN.
+    scale
+        lambda, the weight of the experts beside the FFN.
+    steps, learning_rate, enough
+        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is ``enough``.
+    router_learning_rate
+        The learning rate of what is trained in the router; None: ``learning_rate``.
+    """
+
+    layer: int | None = Field(None, ge=0)
+    intermediate: int | None = Field(None, ge=1)
+    scale: float = Field(1.0, gt=0)
+    steps: int = Field(100, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    router_learning_rate: float | None = Field(None, ge=0)
+    enough: float = Field(0.001, ge=0)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Router and experts at one time; experts that are no longer trained are shared, not copied."""
+
+    router: Router
+    experts: tuple[Expert, ...]
+
+
+class BypassEditor(Editor):
+    """An editor that trains a :class:`~lemoe_lab.adaptor.BypassMoE` and no weight of the host.
+
+    A method says what its router is, how the experts grow with a batch, and its loss.
+    """
+
+    config: BypassConfig
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._host: Host | None = None
+        self._detach: Detach | None = None
+        self._history: list[Snapshot] = []  # before every applied batch
+        self._undone: list[Snapshot] = []
+
+    # What a method decides
+
+    @abstractmethod
+    def _calibrate(self, stream: EditStream) -> dict[str, Tensor]:
+        """What the router needs before the first batch."""
+
+    @abstractmethod
+    def _new_router(self, calibration: dict[str, Tensor]) -> Router:
+        """The router before the first batch."""
+
+    @abstractmethod
+    def _prepare_experts(self) -> None:
+        """Make the experts that the next batch trains; never change one in place."""
+
+    @abstractmethod
+    def _grow_router(self, features: Tensor) -> None:
+        """Make room for the next batch, whose prompts have these features (n, d)."""
+
+    @abstractmethod
+    def _trained_experts(self) -> list[nn.Parameter]:
+        """Parameters of experts that the current batch trains."""
+
+    @abstractmethod
+    def _trained_router(self) -> list[nn.Parameter]:
+        """Parameters of the router that the current batch trains."""
+
+    @abstractmethod
+    def _training_routes(self, features: Tensor) -> Routes:
+        """Routes of the batch's prompts at this training step."""
+
+    def _router_loss(self, states: LayerStates) -> Tensor | float:
+        """What is added to the cross-entropy of the targets."""
+        return 0.0
+
+    # Life
+
+    @property
+    def host(self) -> Host:
+        if self._host is None:
+            raise RuntimeError("this editor is not attached to a host; call attach(host, stream)")
+        return self._host
+
+    @property
+    def layer(self) -> int:
+        if self.config.layer is not None:
+            return self.config.layer
+        return len(self.host.layers) * 2 // 3
+
+    @property
+    def steps(self) -> int:
+        return len(self._history)
+
+    def changed_tensors(self) -> tuple[str, ...]:
+        return ()
+
+    def attach(
+        self, host: Host, stream: EditStream, calibration: dict[str, Tensor] | None = None
+    ) -> None:
+        host.claim(self)
+        self._host = host
+        try:
+            if calibration is None:
+                calibration = self._calibrate(stream)
+            self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
+            self.adaptor.to(host.device)
+            self._detach = self.adaptor.attach(host, self.layer)
+        except BaseException:
+            self.detach()
+            raise
+        self._history, self._undone = [], []
+
+    def detach(self) -> None:
+        if self._detach:
+            self._detach()
+        if self._host:
+            self._host.release()
+        self._host = self._detach = None
+
+    # Editing
+
+    def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
+        sequences = encode_batch(self.host, batch)
+        with self.adaptor.pinned(None):
+            states = self.host.states(sequences, self.layer)
+        features = self.features(states)
+        self._history.append(self._snapshot())
+        try:
+            self._prepare_experts()
+            self._grow_router(features)
+            losses = self._train(states, features, on_step)
+        except BaseException:
+            self._restore(self._history.pop())
+            raise
+        self._undone.clear()
+        with torch.no_grad():
+            routes = self._training_routes(features)
+        return TrainingReport(losses, routes.expert[:, 0].tolist())
+
+    def _train(self, states: LayerStates, features: Tensor, on_step: OnStep | None) -> list[float]:
+        config, host = self.config, self.host
+        ids = host.target_ids(states.sequences)
+
+        def loss_of() -> Tensor:
+            with self.scoring(self._training_routes(features)):
+                hidden = host.finish(states, self.layer)
+            loss = F.cross_entropy(host.target_logits(hidden, states.sequences), ids)
+            return loss + self._router_loss(states)
+
+        rate = config.learning_rate
+        router_rate = rate if config.router_learning_rate is None else config.router_learning_rate
+        groups = [(self._trained_experts(), rate), (self._trained_router(), router_rate)]
+        return train(groups, loss_of, config.steps, config.enough, on_step)
+
+    def undo(self) -> None:
+        if not self._history:
+            raise RuntimeError("nothing to undo: no batch is applied")
+        self._undone.append(self._snapshot())
+        self._restore(self._history.pop())
+
+    def redo(self) -> None:
+        if not self._undone:
+            raise RuntimeError("nothing to redo: no batch was taken back")
+        self._history.append(self._snapshot())
+        self._restore(self._undone.pop())
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(copy.deepcopy(self.adaptor.router), tuple(self.adaptor.experts))
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.adaptor.router = copy.deepcopy(snapshot.router)
+        self.adaptor.experts = nn.ModuleList(snapshot.experts)
+
+    def _after(self, step: int) -> Snapshot:
+        """Router and experts right after batch ``step``."""
+        return self._history[step] if step < self.steps else self._snapshot()
+
+    def _new_expert(self, number: int) -> Expert:
+        seed = self.config.seed * 100_003 + number
+        expert = Expert(self.host.ffn(self.layer), self.config.intermediate, seed)
+        return expert.to(self.host.device)
+
+    # Routes
+
+    def features(self, states: LayerStates) -> Tensor:
+        if self.adaptor.router.feature == "state":
+            return states.prompt_state
+        return self.host.embed_tokens([sequence.prompt for sequence in states.sequences])
+
+    def prompt_features(self, prompts: Sequence[str]) -> Tensor:
+        if self.adaptor.router.feature == "embedding":
+            return self.host.embed(prompts)
+        with self.adaptor.pinned(None):
+            return self.host.prompt_states(prompts, self.layer)
+
+    @torch.no_grad()
+    def routes(self, features: Tensor) -> Routes:
+        return self.adaptor.router.route(features)
+
+    @contextmanager
+    def scoring(self, routes: Routes | None) -> Iterator[None]:
+        with self.adaptor.pinned(routes):
+            yield
+
+
+def tensors_of(state: dict[str, Tensor], part: str, device: torch.device) -> dict[str, Tensor]:
+    """The tensors below ``part`` of a step state, without that prefix."""
+    return {
+        name.removeprefix(f"{part}."): tensor.to(device)
+        for name, tensor in state.items()
+        if name.startswith(f"{part}.")
+    }
+
+
+def named(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with ``part`` before their names."""
+    return {f"{part}.{name}": tensor.detach() for name, tensor in tensors.items()}

@@ -1,0 +1,41 @@
+"""What tests compare: bytes of modules, logits of prompts, traces on the host."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+UNRELATED = ["The quiet cat waited behind", "It rained in the garden, and"]
+
+
+def digest(module: torch.nn.Module) -> str:
+    """A hash of every parameter and buffer."""
+    state = sorted(module.state_dict().items())
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for _, t in state)).hexdigest()
+
+
+def logits(host, prompts: list[str]) -> list[torch.Tensor]:
+    """Logits (1, L, V) of every prompt on its own."""
+    with torch.no_grad():
+        inputs = [torch.tensor([host.encode_prompt(prompt)]) for prompt in prompts]
+        return [host.model(input_ids=ids).logits for ids in inputs]
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Whether two lists of tensors are equal bit for bit."""
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def prompts_of(stream) -> list[str]:
+    return [edit.prompt for edit in stream.edits]
+
+
+def traces(host) -> list:
+    """Everything an editor could leave behind: modules, their attributes, hooks, forwards."""
+    modules = [
+        (name, type(module), set(vars(module)), dict(module._forward_hooks),
+         dict(module._forward_pre_hooks), module.forward)
+        for name, module in host.model.named_modules()
+    ]  # fmt: skip
+    return [*modules, dict(vars(host))]
