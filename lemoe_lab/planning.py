@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -21,11 +21,31 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering, KMeans
 
 from .edits import Edit, EditError, EditStream, normalise
+from .similarity import (
+    Features,
+    between_batch_similarity,
+    check_features,
+    embeddings,
+    similarity,
+    within_batch_similarity,
+)
 
 if TYPE_CHECKING:
     from .host import Host
 
-Features = Literal["embeddings", "hidden"]
+__all__ = [
+    "HierarchicalOrder",
+    "KMeansOrder",
+    "MixedOrder",
+    "Planner",
+    "RandomOrder",
+    "TopicOrder",
+    "balanced_assignment",
+    "between_batch_similarity",
+    "embeddings",
+    "similarity",
+    "within_batch_similarity",
+]
 
 
 class Planner(ABC):
@@ -47,13 +67,7 @@ class Planner(ABC):
         order = self.arrange(stream, host)
         order = _keep_supersession([normalise(edit.prompt) for edit in edits], order, sizes, edits)
         planned = iter(edits[index] for index in order)
-        return EditStream.from_groups(
-            [tuple(islice(planned, size)) for size in sizes],
-            name=stream.name,
-            seed=stream.seed,
-            calibration=stream.calibration,
-            order=self.name,
-        )
+        return stream.with_groups([tuple(islice(planned, size)) for size in sizes], self.name)
 
     @abstractmethod
     def arrange(self, stream: EditStream, host: Host | None) -> list[int]:
@@ -107,13 +121,16 @@ class _ClusterOrder(Planner):
     layer: int | None = None
 
     def __post_init__(self) -> None:
-        _check_features(self.embed, self.layer)
+        check_features(self.embed, self.layer)
 
     def arrange(self, stream: EditStream, host: Host | None) -> list[int]:
+        return self.clustered(stream, host, [len(batch) for batch in stream])
+
+    def clustered(self, stream: EditStream, host: Host | None, sizes: Sequence[int]) -> list[int]:
+        """Indices into ``stream.edits``, one cluster after the other; ``sizes`` are theirs."""
         if host is None:
             raise EditError(f"{type(self).__name__} needs the host: call plan(stream, host)")
         points = embeddings(stream.edits, host, self.embed, self.layer)  # (N, d)
-        sizes = [len(batch) for batch in stream]
         centroids = self.centroids(points, len(sizes))  # (T, d)
         centroids = np.random.default_rng(self.seed).permutation(centroids)
         labels = balanced_assignment(points, centroids, sizes)  # (N,)
@@ -147,27 +164,20 @@ class HierarchicalOrder(_ClusterOrder):
         return np.stack([points[labels == label].mean(0) for label in range(count)])
 
 
-def embeddings(
-    edits: Sequence[Edit],
-    host: Host,
-    features: Features = "embeddings",
-    layer: int | None = None,
-) -> np.ndarray:
-    """What the prompts of ``edits`` look like to the host: (N, d), centred, each row of length 1.
+@dataclass(frozen=True)
+class MixedOrder(KMeansOrder):
+    """Batches as mixed as possible: edits that are alike are dealt out over all batches.
 
-    Parameters
-    ----------
-    features
-        ``embeddings``: the mean of the prompt's input embeddings. ``hidden``: the state of the last
-        prompt token before the feed-forward network of ``layer``.
+    The opposite of what LEMoE asks for: as many K-means clusters as a batch has edits, and
+    every batch gets one edit of each.
     """
-    _check_features(features, layer)
-    prompts = [edit.prompt for edit in edits]
-    states = host.embed(prompts) if features == "embeddings" else host.prompt_states(prompts, layer)
-    points = states.detach().cpu().numpy().astype(np.float64)  # (N, d)
-    points -= points.mean(0)
-    lengths = np.linalg.norm(points, axis=1, keepdims=True)  # (N, 1)
-    return points / np.maximum(lengths, np.finfo(float).tiny)
+
+    name: ClassVar[str] = "mixed"
+
+    def arrange(self, stream: EditStream, host: Host | None) -> list[int]:
+        sizes = [len(batch) for batch in stream]
+        hands = [sum(size > turn for size in sizes) for turn in range(max(sizes))]
+        return _dealt(self.clustered(stream, host, hands), sizes)
 
 
 def balanced_assignment(
@@ -196,73 +206,11 @@ def balanced_assignment(
     return slots[chosen]
 
 
-def within_batch_similarity(
-    stream: EditStream,
-    host: Host,
-    features: Features = "embeddings",
-    layer: int | None = None,
-) -> float:
-    """Mean cosine similarity of two edits in the same batch; nan if no batch has two."""
-    return _similarities(stream, host, features, layer)[0]
-
-
-def between_batch_similarity(
-    stream: EditStream,
-    host: Host,
-    features: Features = "embeddings",
-    layer: int | None = None,
-) -> float:
-    """Mean cosine similarity of two edits in different batches; nan if there is one batch."""
-    return _similarities(stream, host, features, layer)[1]
-
-
-def similarity(
-    stream: EditStream,
-    host: Host,
-    features: Features = "embeddings",
-    layer: int | None = None,
-) -> dict[str, object]:
-    """One row of a table: ``pd.DataFrame([similarity(stream, host) for stream in streams])``."""
-    within, between = _similarities(stream, host, features, layer)
-    return {
-        "stream": stream.name,
-        "order": stream.order,
-        "seed": stream.seed,
-        "edits": len(stream.edits),
-        "batches": len(stream),
-        "within": within,
-        "between": between,
-    }
-
-
-def _similarities(
-    stream: EditStream, host: Host, features: Features, layer: int | None
-) -> tuple[float, float]:
-    points = embeddings(stream.edits, host, features, layer)  # (N, d)
-    parts = np.split(points, np.cumsum([len(batch) for batch in stream])[:-1])
-    all_sum, all_pairs = _pairs(points)
-    same_sum, same_pairs = np.sum([_pairs(part) for part in parts], axis=0)
-    within = same_sum / same_pairs if same_pairs else np.nan
-    others = all_pairs - same_pairs
-    between = (all_sum - same_sum) / others if others else np.nan
-    return float(within), float(between)
-
-
-def _pairs(points: np.ndarray) -> tuple[float, int]:
-    """The sum of the dot products of all pairs of different rows, and how many pairs there are."""
-    total = points.sum(0)
-    count = len(points)
-    return (total @ total - (points * points).sum()) / 2, count * (count - 1) // 2
-
-
-def _check_features(features: str, layer: int | None) -> None:
-    if features not in get_args(Features):
-        raise ValueError(f"embed must be one of {', '.join(get_args(Features))}, not {features!r}")
-    if (features == "hidden") != (layer is not None):
-        raise ValueError(
-            f"embed='hidden' needs a layer and embed='embeddings' takes none, "
-            f"but embed={features!r} came with layer={layer}"
-        )
+def _dealt(line: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """Deal a line out like cards, each to the next batch with room; the batches in a row."""
+    rounds = sorted((turn, batch) for batch, size in enumerate(sizes) for turn in range(size))
+    batches = [batch for _, batch in rounds]
+    return [line[place] for place in np.argsort(batches, kind="stable")]
 
 
 def _shuffled_ranks(values: Sequence[str], rng: np.random.Generator) -> list[int]:

@@ -15,6 +15,7 @@ PLANNERS = [
     planning.TopicOrder,
     planning.KMeansOrder,
     planning.HierarchicalOrder,
+    planning.MixedOrder,
 ]
 CLUSTERING = [planning.KMeansOrder, planning.HierarchicalOrder]
 
@@ -153,6 +154,22 @@ def test_clusters_are_alike_inside_and_different_between(planner, settings, stre
     between = planning.between_batch_similarity
     assert within(planned, host, *features) > within(random, host, *features) + 0.1
     assert between(planned, host, *features) < between(random, host, *features)
+
+
+def test_mixed_batches_get_one_edit_of_every_cluster():
+    corners = [(0, 9), (9, 0), (-9, -9)]
+    prompts = [f"{x + 0.1 * i} {y - 0.1 * i}" for x, y in corners for i in range(5)]
+    stream = EditStream.from_edits([make_edit(p, p) for p in prompts], 3)
+    cluster = {prompt: place // 5 for place, prompt in enumerate(prompts)}
+    for batch in ids(planning.MixedOrder(seed=0).plan(stream, Points())):
+        assert {cluster[prompt] for prompt in batch} == {0, 1, 2}
+
+
+def test_mixed_batches_are_less_alike_inside_than_random_ones(stream, host):
+    within = planning.within_batch_similarity
+    mixed = within(planning.MixedOrder(seed=0).plan(stream, host), host)
+    random = [within(planning.RandomOrder(seed).plan(stream, host), host) for seed in range(8)]
+    assert mixed < min(random)
 
 
 def test_prompts_edited_more_often_than_there_are_batches_are_refused_by_name(monkeypatch, host):

@@ -21,6 +21,7 @@ from .look import (
 )
 from .order import order_violin, similarity_scatter
 from .routing import routing_consistency, routing_heatmap
+from .scores import score_table
 
 __all__ = [
     "METHOD_COLOURS",
@@ -37,6 +38,7 @@ __all__ = [
     "routing_consistency",
     "routing_heatmap",
     "save",
+    "score_table",
     "similarity_scatter",
     "style",
 ]

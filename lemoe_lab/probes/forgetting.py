@@ -7,21 +7,19 @@ forgetting_summary(frame)                     # one row per editor and order
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 
 from .. import metrics
+from .gather import RUN, Sessions, gather
 
-RUN = ["editor", "order", "seed"]
 ITEM = ["batch", "edit", "metric", "group", "scorer"]
 NEVER = float("nan")
 
-Sessions = Any  # a session, an iterable of them, a mapping from labels to either, or a frame
 
-
-def measurements(sessions: Sessions) -> pd.DataFrame:
+def measurements(sessions: Sessions | pd.DataFrame) -> pd.DataFrame:
     """All metrics of ``sessions`` in one frame that can be stored and probed later.
 
     The columns of ``session.metrics`` behind editor, order, seed, and ``superseded_at``: the step
@@ -30,7 +28,7 @@ def measurements(sessions: Sessions) -> pd.DataFrame:
     return _gather(sessions, lambda session: session.metrics)
 
 
-def forgetting(sessions: Sessions, scorer: str = "generated") -> pd.DataFrame:
+def forgetting(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> pd.DataFrame:
     """Immediate and final value of every edit, for every metric and group.
 
     Several rephrases or locality prompts of one group are averaged. An edit that was superseded
@@ -53,7 +51,7 @@ def forgetting(sessions: Sessions, scorer: str = "generated") -> pd.DataFrame:
     return runs.merge(table, on=RUN)[[*RUN, *ITEM, "immediate", "final", "superseded"]]
 
 
-def forgetting_matrix(sessions: Sessions, scorer: str = "generated") -> pd.DataFrame:
+def forgetting_matrix(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> pd.DataFrame:
     """Reliability of every batch after every step that was measured, as tidy rows.
 
     Columns: editor, order, seed, measured_after, batch, scorer, edits (how many were counted),
@@ -123,35 +121,19 @@ def with_scorer(frame: pd.DataFrame, scorer: str) -> pd.DataFrame:
     return frame[chosen]
 
 
-def _gather(sessions: Sessions, measure: Any) -> pd.DataFrame:
+def _gather(
+    sessions: Sessions | pd.DataFrame, measure: Callable[[Any], pd.DataFrame]
+) -> pd.DataFrame:
+    """A table with the columns of ``metrics`` for every session, or the stored frame itself."""
     if isinstance(sessions, pd.DataFrame):
         return _completed(sessions)
-    tables: dict[tuple, pd.DataFrame] = {}
-    for label, session in _labelled(sessions):
-        stream = session.stream
-        run = (label or session.editor.name, stream.order, stream.seed)
-        if run in tables:
-            raise ValueError(
-                f"two sessions are both editor {run[0]!r}, order {run[1]!r}, seed {run[2]}; "
-                "pass a mapping with a label for each: {'one': session, 'other': session}"
-            )
+
+    def with_superseded(session: Any) -> pd.DataFrame:
         table = measure(session)
-        replaced = table["edit"].map(stream.superseded).astype(float)
-        tables[run] = table.assign(superseded_at=replaced, **dict(zip(RUN, run, strict=True)))
-    if not tables:
-        raise ValueError("no session to probe; pass at least one")
-    return _completed(pd.concat(tables.values(), ignore_index=True))
+        replaced = table["edit"].map(session.stream.superseded).astype(float)
+        return table.assign(superseded_at=replaced)
 
-
-def _labelled(sessions: Sessions) -> Iterator[tuple[str | None, Any]]:
-    if isinstance(sessions, Mapping):
-        for label, some in sessions.items():
-            for _, session in _labelled(some):
-                yield label, session
-    elif isinstance(sessions, Iterable) and not hasattr(sessions, "metrics"):
-        yield from ((None, session) for session in sessions)
-    else:
-        yield None, sessions
+    return _completed(gather(sessions, with_superseded))
 
 
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
