@@ -9,7 +9,7 @@ with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
     ll.plots.immediate_vs_final(ll.probes.forgetting(session))
 """
 
-from . import datasets, editors, metrics, planning, plots, probes
+from . import datasets, editors, metrics, planning, plots, probes, sweeps, widgets
 from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
 from .host import Host, load_host
 from .session import EditSession, drop_known
@@ -34,4 +34,6 @@ __all__ = [
     "planning",
     "plots",
     "probes",
+    "sweeps",
+    "widgets",
 ]

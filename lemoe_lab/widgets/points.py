@@ -1,0 +1,93 @@
+"""Points on a map: many dimensions seen in two, and a look of its own for every group.
+
+    axes = principal_axes(points)                 # (N, d)
+    axes.project(other_points)                    # (M, 2)
+    group_look(3)                                 # colour and marker of group 3
+
+The same points give the same map on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from sklearn.decomposition import PCA
+
+# Okabe and Ito without their yellow, which is lost on white; black turns over in a dark theme.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+# One more than there are colours: colour and shape together tell 56 groups apart.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+SIZES = {"o": 7.0, "s": 6.3, "^": 7.6, "D": 5.8, "v": 7.6, "P": 8.0, "X": 8.0, "p": 8.2}
+
+
+@dataclass(frozen=True)
+class Axes2:
+    """Two directions in a space of d dimensions.
+
+    ``directions`` (2, d) has rows of length 1; ``shares`` are the parts of the variance along them.
+    """
+
+    mean: np.ndarray  # (d,)
+    directions: np.ndarray  # (2, d)
+    shares: tuple[float, float]
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Where points (M, d) lie on the map, (M, 2)."""
+        return (points - self.mean) @ self.directions.T
+
+    def label(self, ax: Axes) -> None:
+        """Name the axes of a map, with the share of the variance along each."""
+        for number, name in enumerate((ax.set_xlabel, ax.set_ylabel)):
+            name(f"principal component {number + 1} ({self.shares[number]:.0%})")
+
+
+def principal_axes(points: np.ndarray) -> Axes2:
+    """The two directions along which ``points`` (N, d) vary most.
+
+    The largest entry of each is positive, so that a map is never mirrored by chance. Directions
+    that the points do not have (fewer than three points, or all alike) are zero.
+    """
+    points = np.asarray(points, dtype=np.float64)
+    width = points.shape[1]
+    directions, shares = np.zeros((2, width)), np.zeros(2)
+    mean = points.mean(0) if len(points) else np.zeros(width)
+    count = min(2, len(points) - 1, width)
+    if count > 0 and (points != points[0]).any():
+        found = PCA(count, svd_solver="full").fit(points)
+        directions[:count], shares[:count] = found.components_, found.explained_variance_ratio_
+        largest = np.abs(directions).argmax(1)
+        directions *= np.where(directions[[0, 1], largest] < 0, -1, 1)[:, None]
+    return Axes2(mean, directions, (float(shares[0]), float(shares[1])))
+
+
+def note(ax: Axes, text: str) -> None:
+    """Write a caption below ``ax``, in place of an earlier one."""
+    for old in [known for known in ax.texts if known.get_gid() == "caption"]:
+        old.remove()
+    ax.annotate(
+        text,
+        xy=(0, 0),
+        xycoords=("axes fraction", ax.xaxis.label),
+        xytext=(0, -5),
+        textcoords="offset points",
+        va="top",
+        fontsize=10,
+        color="#555555",
+        annotation_clip=False,
+        gid="caption",
+    )
+
+
+def group_look(group: int) -> dict[str, object]:
+    """Colour, marker and its size for group 0, 1, ...; 56 of them differ."""
+    marker = MARKERS[group % len(MARKERS)]
+    return {
+        "color": COLOURS[group % len(COLOURS)],
+        "marker": marker,
+        "markersize": SIZES[marker],
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+        "linestyle": "none",
+    }

@@ -1,0 +1,154 @@
+"""Step through the edits of a session, live.
+
+    ll.widgets.EditStepper(session)
+
+Space plays and pauses, the arrow keys step and undo while the panel has the focus. A batch trains
+in short slices, so that the kernel answers clicks, questions and cells in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from ..session import EditSession
+from .panel import Panel, card, escape, markup, row
+from .stepper_boxes import AskBox, EditsBox, ExportBox
+from .stepper_face import face
+from .stepper_model import Event, StepperModel
+from .stepper_views import LiveView, LocalityCurves, ReliabilityCurve, RoutingHeatmap
+from .transport import ChoiceBox, Transport, status_html
+
+SLICE, PAUSE = 0.06, 0.005  # seconds of work, and of rest for the kernel's other duties
+TITLE = "Edit stepper"
+
+
+class EditStepper(Panel):
+    """Transport, live views, table of edits, questions and export for one session.
+
+    Parameters
+    ----------
+    session
+        An open session. Reset closes it and makes another one on the same host:
+        ``stepper.model.session`` is always the present one.
+    folder
+        Where exported files go unless another folder is typed in.
+    """
+
+    def __init__(self, session: EditSession, folder: str = "edit_stepper") -> None:
+        self.model = StepperModel(session)
+        self._task: asyncio.Task | None = None
+        self.error = markup("", "lemoe-error")
+        self.facts = markup("", "lemoe-faint")
+        self.transport = Transport(self.model, self.act)
+        self.choice = ChoiceBox(self.model, self.act)
+        self.views = {
+            "Reliability": LiveView(ReliabilityCurve, "Reliability of each batch, then and now"),
+            "Routes": LiveView(RoutingHeatmap, "Experts that the prompts of each batch go to"),
+            "Locality": LiveView(LocalityCurves, "Share of other answers that stayed as they were"),
+        }
+        self.edits = EditsBox(self.model, self.act)
+        self.ask = AskBox(self.model, self.act)
+        self.export = ExportBox(self.model, self.edits.table, folder, self.act)
+        self.tabs = ipywidgets.Tab([self.edits.box, self.ask.box, self.export.box])
+        self.tabs.titles = ("Edits", "Ask the model", "Export")
+        self.tabs.selected_index = 0
+        figures = row(*(card(title, view) for title, view in self.views.items()))
+        figures.add_class("lemoe-figures")
+        body = [self.facts, self.transport.box, self.choice.box, self.error, figures, self.tabs]
+        keys = {"space": self._space, "left": self._left, "right": self._right}
+        super().__init__(TITLE, body, keys)
+        self.model.on_event.append(self._hear_model)
+        self._show_facts()
+        self._show_views()
+
+    # Commands
+
+    def act(self, command: Callable[[], object]) -> None:
+        """Run a command of the model, show its error, start the work it asks for."""
+        self.error.value = ""
+        try:
+            command()
+        except Exception as error:
+            self._show_error(error)
+        self._start_work()
+
+    def _space(self) -> None:
+        self.act(self.model.toggle)
+
+    def _left(self) -> None:
+        self.act(self.model.undo)
+
+    def _right(self) -> None:
+        self.act(self.model.redo if self.model.can_redo else self.model.step)
+
+    def _start_work(self) -> None:
+        if self.model.phase != "training" or (self._task and not self._task.done()):
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a plain script: nobody else is waiting
+            self._guarded(self.model.wait)
+        else:
+            self._task = loop.create_task(self._work())
+
+    async def _work(self) -> None:
+        while self._guarded(lambda: self.model.tick(SLICE)):
+            await asyncio.sleep(PAUSE)
+
+    async def finished(self) -> None:
+        """Wait until nothing is being learned: for the cell after one that started something."""
+        if self._task:
+            await self._task
+
+    def _guarded(self, work: Callable[[], object]) -> object:
+        try:
+            return work()
+        except Exception as error:
+            self._show_error(error)
+            return False
+        finally:
+            self.transport.follow()
+
+    def _show_error(self, error: Exception) -> None:
+        self.error.value = escape(f"{error or type(error).__name__}")
+
+    # What the page shows
+
+    def _hear_model(self, event: Event) -> None:
+        self.transport.follow()
+        if event == "progress":
+            return
+        if event == "remade":
+            for view in self.views.values():
+                view.clear()
+            self.choice.follow()
+        if event in ("remade", "grown"):
+            self.ask.suggest()
+        self._show_facts()
+        self._show_views()
+        self.edits.follow()
+        self.ask.follow()
+
+    def _show_facts(self) -> None:
+        session = self.model.session
+        self.facts.value = escape(
+            f"{session.editor.name} on {session.host.name}; {len(session.stream.edits)} edits of "
+            f"{session.stream.name} in {session.stream.order} order; seed {self.model.choice.seed}"
+        )
+
+    def _show_views(self) -> None:
+        for view in self.views.values():
+            view.update(self.model.track)
+
+    # Where there is no kernel
+
+    def static_figure(self) -> Figure:
+        return face(TITLE, self.model, self.edits.table.selection, self.ask.answer)
+
+    def static_text(self) -> str:
+        session = self.model.session
+        return f"{TITLE}: {session.editor.name} on {session.host.name}; " + status_html(self.model)
