@@ -13,7 +13,7 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 unexport MPLBACKEND
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test format figures tidy-notebooks pretrain bench clean
+.PHONY: help lab test test-browser format figures tidy-notebooks pretrain bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -33,8 +33,11 @@ test: export HF_HUB_OFFLINE = 1
 test: $(STAMP) ## check style, run the tests, run every notebook in the quick profile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/browser $(ARGS)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+
+test-browser: $(STAMP) ## drive the widgets in a real Chromium
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 format: $(STAMP) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet .
