@@ -11,6 +11,8 @@ AS_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Notebooks draw inline, whatever the shell says.
 unexport MPLBACKEND
+# On busy cores OpenMP threads that spin while they wait cost more than they compute.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-browser format figures tidy-notebooks pretrain bench clean

@@ -243,6 +243,8 @@ class EditSession:
         stream = self.stream.with_batch(edits)
         encode_batch(self.host, stream.batches[-1])
         self.stream = stream
+        if self._folder:
+            self._folder.describe(self._config())
 
     # Files
 

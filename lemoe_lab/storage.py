@@ -97,9 +97,13 @@ class RunFolder:
     def start(self, config: dict, state: dict[str, Tensor]) -> None:
         """Begin a run: its settings and what was calibrated before the first batch."""
         write_tensors(self._step_file(0, "safetensors"), state)
+        self.describe(config)
+        self.truncate_journal(0)
+
+    def describe(self, config: dict) -> None:
+        """Write the settings of the run; its stream may have grown since it began."""
         config = config | {"calibration": file_hash(self._step_file(0, "safetensors"))}
         write_json(self.path / "config.json", config)
-        self.truncate_journal(0)
 
     def config(self) -> dict:
         path = self.path / "config.json"

@@ -255,3 +255,14 @@ def test_added_batch_is_learned_by_the_next_step(host, stream, session):
     session.add_batch([edit])
     session.step()
     assert host.generate(edit.prompt) == "Wilport"
+
+
+def test_saved_run_whose_stream_grew_resumes_with_the_added_batch(host, stream, session, tmp_path):
+    session.save(tmp_path / "run")
+    session.jump(len(stream))
+    session.add_batch([Edit(id="mine", prompt="The capital of Nowhere is", target="Wilport")])
+    session.step()
+    session.close()
+    with EditSession.resume(tmp_path / "run", host) as resumed:
+        assert resumed.steps == len(stream) + 1
+        assert resumed.stream.edits[-1].id == "mine"

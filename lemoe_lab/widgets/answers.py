@@ -30,7 +30,8 @@ def answer_html(answer: Answer) -> str:
 def tokens_html(tokens: Tokens) -> str:
     """The most probable next tokens with a bar each."""
     rows = "".join(
-        f"<tr><td>{code(visible(piece))}</td><td class='number'>{probability:.3f}</td>"
+        f"<tr><td class='token'>{code(visible(piece))}</td>"
+        f"<td class='number'>{probability:.3f}</td>"
         f"<td class='lemoe-bar'><span style='width:{100 * probability:.1f}%'></span></td></tr>"
         for piece, probability in tokens
     )

@@ -14,7 +14,7 @@ from ..edits import EditBatch
 from ..session import EditSession
 from .slices import Checkpoint, Slices
 
-LOOK_EVERY = 0.4  # seconds between two looks at how much of the batch is said
+LOOK_EVERY = 1.0  # seconds between two looks at how much of the batch is said
 
 
 @dataclass

@@ -22,7 +22,7 @@ from .stepper_model import Event, StepperModel
 from .stepper_views import LiveView, LocalityCurves, ReliabilityCurve, RoutingHeatmap
 from .transport import ChoiceBox, Transport, status_html
 
-SLICE, PAUSE = 0.06, 0.005  # seconds of work, and of rest for the kernel's other duties
+SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
 TITLE = "Edit stepper"
 
 
