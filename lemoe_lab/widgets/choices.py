@@ -117,10 +117,10 @@ def keeps_batches(source: EditStream, choice: Choice) -> bool:
     return set(whole) <= {choice.batch_size} and last <= choice.batch_size
 
 
-def rebatched(source: EditStream, batch_size: int) -> EditStream:
-    """The same edits in their order, ``batch_size`` of them in every batch but the last."""
+def rebatched(source: EditStream, batch_size: int, edits: int | None = None) -> EditStream:
+    """The first ``edits`` in their order (None: all), ``batch_size`` to a batch but the last."""
     return EditStream.from_edits(
-        source.edits,
+        source.edits[:edits],
         batch_size,
         name=source.name,
         seed=source.seed,

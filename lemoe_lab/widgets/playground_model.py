@@ -23,7 +23,7 @@ from .. import planning
 from ..editors import Editor, LEMoE
 from ..edits import EditError, EditStream
 from ..host import Host
-from .choices import AS_GIVEN, PLANNERS, editor_specs
+from .choices import AS_GIVEN, PLANNERS, editor_specs, rebatched
 from .playground_runs import COLUMNS, Order, OrderRun, Run
 from .points import Axes2, principal_axes
 
@@ -245,14 +245,7 @@ def planned(source: EditStream, order: Order, host: Host) -> EditStream:
         raise EditError(
             f"planner must be one of {', '.join([AS_GIVEN, *ORDERS])}, not {order.planner!r}"
         )
-    stream = EditStream.from_edits(
-        source.edits[: order.edits],
-        order.batch_size,
-        name=source.name,
-        seed=source.seed,
-        order=source.order,
-        calibration=source.calibration,
-    )
+    stream = rebatched(source, order.batch_size, order.edits)
     if order.planner == AS_GIVEN:
         return stream
     return ORDERS[order.planner](seed=order.seed).plan(stream, host)
