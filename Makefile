@@ -15,7 +15,7 @@ unexport MPLBACKEND
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-browser format figures tidy-notebooks pretrain bench clean
+.PHONY: help lab test test-browser screenshots format figures tidy-notebooks pretrain bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -40,6 +40,9 @@ test: $(STAMP) ## check style, run the tests, run every notebook in the quick pr
 
 test-browser: $(STAMP) ## drive the widgets in a real Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+screenshots: $(STAMP) ## take pictures of every widget in a real Chromium, into figures/
+	$(BIN)/python tests/browser/screenshots.py figures
 
 format: $(STAMP) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix-only --quiet .

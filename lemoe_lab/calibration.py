@@ -1,7 +1,7 @@
 """Calibration of routers on facts outside the stream.
 
-    projection = fit_projection(features, facts, seed=0)
-    threshold = similarity_threshold(features @ projection.T, facts, false_alarms=1e-4)
+    fitted = scoped_space(host, facts, layer=4, width=64, seed=0)
+    threshold = similarity_threshold(fitted.addresses, fitted.data, false_alarms=1e-4)
 
 Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
 :class:`~lemoe_lab.edits.CalibrationFact` entries that a stream carries along.
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .edits import CalibrationFact
+from .host import Host
 
 
 @dataclass(frozen=True)
@@ -141,3 +143,34 @@ def held_out_addresses(data: CalibrationSet, width: int, seed: int, folds: int =
         inside = fold == index
         result[inside] = F.normalize((data.features[inside] - centre) @ projection.T, dim=-1)
     return result
+
+
+@dataclass(frozen=True)
+class ScopedSpace:
+    """Where scoped routing compares prompts, and how calibration facts look there.
+
+    ``centre`` (d,) and ``projection`` (width, d) make addresses of hidden states; ``addresses``
+    (F, P, width) are those of the facts in ``data``, each from a fit without its subject.
+    """
+
+    centre: Tensor
+    projection: Tensor
+    data: CalibrationSet
+    addresses: Tensor
+
+
+_spaces: WeakKeyDictionary[Host, dict[tuple, ScopedSpace]] = WeakKeyDictionary()
+
+
+def scoped_space(
+    host: Host, facts: Sequence[CalibrationFact], layer: int, width: int, seed: int
+) -> ScopedSpace:
+    """The space of FFN inputs at ``layer``; fitted once for equal arguments and host weights."""
+    known = _spaces.setdefault(host, {})
+    key = host.fingerprint(), tuple(facts), layer, width, seed
+    if key not in known:
+        prompts = [prompt for fact in facts for prompt in fact.prompts]
+        data = calibration_set(facts, host.prompt_states(prompts, layer))
+        addresses = held_out_addresses(data, width, seed)
+        known[key] = ScopedSpace(*fit_projection(data, width, seed), data, addresses)
+    return known[key]

@@ -7,6 +7,7 @@ import torch
 from helpers import UNRELATED, digest, logits, prompts_of
 
 from lemoe_lab import EditSession
+from lemoe_lab.calibration import scoped_space
 from lemoe_lab.editors import ConfigError, LEMoE
 
 
@@ -82,3 +83,23 @@ def test_router_may_learn_at_a_rate_of_its_own(host, stream):
         session.step()
         assert torch.equal(still.adaptor.router.up, before)
         assert still.adaptor.experts[-1].body.down_proj.weight.any()
+
+
+def test_the_scoped_space_is_fitted_once_for_equal_facts(host, stream):
+    fit = {"layer": 4, "width": 16, "seed": 0}
+    space = scoped_space(host, stream.calibration, **fit)
+    assert scoped_space(host, tuple(stream.calibration), **fit) is space
+    assert scoped_space(host, stream.calibration[:-1], **fit) is not space
+
+
+def test_changed_host_weights_ask_for_a_new_scoped_space(host, stream):
+    fit = {"layer": 4, "width": 16, "seed": 0}
+    space = scoped_space(host, stream.calibration, **fit)
+    weight = host.layers[0].mlp.down_proj.weight
+    before = weight.clone()
+    try:
+        weight.mul_(1.1)
+        changed = scoped_space(host, stream.calibration, **fit)
+    finally:
+        weight.copy_(before)
+    assert not torch.equal(changed.projection, space.projection)

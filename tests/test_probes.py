@@ -46,6 +46,15 @@ def session():
     return fake_session(ROWS)
 
 
+@pytest.fixture
+def two_runs():
+    """A sweep's frame: two runs of one editor, order and seed; only the first one forgets."""
+    rows = [(0, *reliability(1, 1, "a", 1.0)), (0, *reliability(2, 1, "a", 0.0))]
+    rows += [(0, *reliability(2, 2, "b", 1.0)), (1, *reliability(2, 2, "b", 1.0))]
+    rows += [(1, *reliability(1, 1, "a", 1.0)), (1, *reliability(2, 1, "a", 1.0))]
+    return pd.DataFrame(rows, columns=["run", *COLUMNS])
+
+
 def one(frame, **chosen):
     for name, value in chosen.items():
         frame = frame[frame[name] == value]
@@ -208,3 +217,16 @@ def test_neutral_text_is_reported_with_either_scorer(session):
 def test_locality_that_was_not_measured_is_an_error():
     with pytest.raises(ValueError, match=r"session\.evaluate"):
         probes.locality(fake_session([reliability(1, 1, "a", 1.0)]))
+
+
+def test_runs_of_one_name_are_told_apart_by_their_number(two_runs):
+    frame = probes.forgetting(two_runs)
+    assert one(frame, run=0, edit="a").final == 0.0
+    assert one(frame, run=1, edit="a").final == 1.0
+
+
+def test_summary_of_numbered_runs_averages_them_and_counts_the_seeds(two_runs):
+    matrix = probes.forgetting_matrix(two_runs)
+    summary = one(probes.forgetting_summary(probes.forgetting(two_runs), matrix))
+    assert (summary.final, summary.average_forgetting) == (0.75, 0.5)
+    assert (summary.edits, summary.seeds) == (2, 1)

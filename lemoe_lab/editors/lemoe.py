@@ -15,12 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..calibration import (
-    calibration_set,
-    fit_projection,
-    held_out_addresses,
-    similarity_threshold,
-)
+from ..calibration import calibration_set, scoped_space, similarity_threshold
 from ..edits import EditStream
 from ..host import LayerStates
 from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, single_routes
@@ -46,6 +41,8 @@ class LEMoEConfig(BypassConfig):
         Size of keys and values, and of the scoped router's addresses.
     false_alarms
         Share of rival pairs of calibration prompts that may look alike; decides the threshold.
+    learning_rate
+        Higher than the other adaptors': an expert that trains alone cannot disturb older ones.
     """
 
     routing: Literal["scoped", "kv_anchor"] = "scoped"
@@ -55,6 +52,7 @@ class LEMoEConfig(BypassConfig):
     insert: bool = True
     value_width: int = Field(64, ge=1)
     false_alarms: float = Field(3e-4, gt=0, lt=1)
+    learning_rate: float = Field(5e-3, gt=0)
 
     @model_validator(mode="after")
     def _switches_fit(self) -> LEMoEConfig:
@@ -114,14 +112,13 @@ class LEMoE(BypassEditor):
                 f"{self.name} calibrates on facts outside the stream, and this stream carries "
                 "none; give the stream `calibration`, or use the literal KV anchor"
             )
-        prompts = [prompt for fact in facts for prompt in fact.prompts]
         if scoped:
-            data = calibration_set(facts, host.prompt_states(prompts, self.layer))
             width = min(config.value_width, host.width)
-            addresses = held_out_addresses(data, width, config.seed)
-            centre, projection = fit_projection(data, width, config.seed)
-            state = {"centre": centre, "projection": projection}
+            space = scoped_space(host, facts, self.layer, width, config.seed)
+            data, addresses = space.data, space.addresses
+            state = {"centre": space.centre, "projection": space.projection}
         else:
+            prompts = [prompt for fact in facts for prompt in fact.prompts]
             data = calibration_set(facts, host.embed(prompts))
             state = {"centre": data.features.flatten(0, 1).mean(0)}
             addresses = F.normalize(data.features - state["centre"], dim=-1)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .. import metrics
-from .gather import RUN, Sessions, gather
+from .gather import Sessions, gather, run_key
 
 ITEM = ["batch", "edit", "metric", "group", "scorer"]
 NEVER = float("nan")
@@ -35,8 +35,9 @@ def forgetting(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> 
     keeps its immediate values, but has no final reliability or generality (NaN).
     """
     frame = with_scorer(measurements(sessions), scorer)
-    last = frame.groupby(RUN)["step"].transform("max")
-    key = [*RUN, *ITEM]
+    run = run_key(frame)
+    last = frame.groupby(run)["step"].transform("max")
+    key = [*run, *ITEM]
     immediate = frame[frame["step"] == frame["batch"]].groupby(key)["value"].mean()
     final = frame[(frame["step"] == last) & (frame["batch"] <= last)].groupby(key)["value"].mean()
     superseded = (frame["superseded_at"] <= last).groupby([frame[name] for name in key]).any()
@@ -47,27 +48,29 @@ def forgetting(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> 
     gone = table["superseded"] & (table["metric"] != "locality")
     table["final"] = table["final"].mask(gone)
     _check_final(table)
-    runs = frame[RUN].drop_duplicates()
-    return runs.merge(table, on=RUN)[[*RUN, *ITEM, "immediate", "final", "superseded"]]
+    runs = frame[run].drop_duplicates()
+    return runs.merge(table, on=run)[[*run, *ITEM, "immediate", "final", "superseded"]]
 
 
 def forgetting_matrix(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> pd.DataFrame:
     """Reliability of every batch after every step that was measured, as tidy rows.
 
-    Columns: editor, order, seed, measured_after, batch, scorer, edits (how many were counted),
-    value. From a session the whole matrix is measured; from a frame it is what the frame holds.
+    Columns: editor, order, seed (and run, if the frame has it), measured_after, batch, scorer,
+    edits (how many were counted), value. From a session the whole matrix is measured; from a
+    frame it is what the frame holds.
     """
     frame = with_scorer(_gather(sessions, lambda session: session.forgetting_matrix()), scorer)
     frame = frame[frame["metric"] == "reliability"]
     tables = []
-    for run, rows in frame.groupby(RUN, sort=False):
+    key = run_key(frame)
+    for run, rows in frame.groupby(key, sort=False):
         replaced = rows.dropna(subset="superseded_at").set_index("edit")["superseded_at"].to_dict()
         matrix = metrics.forgetting_matrix(rows, scorer=scorer, superseded=replaced)
         edits = rows.groupby("batch")["edit"].nunique()
         table = matrix.stack().rename("value").dropna().reset_index()
         table = table.assign(scorer=scorer, edits=table["batch"].map(edits))
-        tables.append(table.assign(**dict(zip(RUN, run, strict=True))))
-    columns = [*RUN, "measured_after", "batch", "scorer", "edits", "value"]
+        tables.append(table.assign(**dict(zip(key, run, strict=True))))
+    columns = [*key, "measured_after", "batch", "scorer", "edits", "value"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
@@ -76,7 +79,7 @@ def forgetting_summary(
 ) -> pd.DataFrame:
     """One row per editor and order: reliability, forgetting and transfer, means over seeds.
 
-    ``edits`` and ``superseded`` count the edits of one run, ``seeds`` the runs. Superseded edits
+    ``edits`` and ``superseded`` count the edits of one run, ``seeds`` the seeds. Superseded edits
     count in the immediate reliability only: being replaced is not being forgotten.
     Average forgetting needs the best value each batch ever had before the last step. With
     ``matrix``, the rows of ``forgetting_matrix``, that is known; without it the best known value
@@ -89,8 +92,11 @@ def forgetting_summary(
     summaries = []
     for name, runs in rows.groupby(by, sort=False):
         per_seed = []
-        for seed, run in runs.groupby("seed"):
-            chosen = dict(zip(by, name, strict=True)) | {"seed": seed}
+        one_run = [
+            column for column in ("seed", "run") if column in (runs if matrix is None else matrix)
+        ]
+        for which, run in runs.groupby(one_run):
+            chosen = dict(zip(by, name, strict=True)) | dict(zip(one_run, which, strict=True))
             table = _matrix_of(run) if matrix is None else _pivot(_where(matrix, chosen))
             per_seed.append(
                 {
@@ -102,10 +108,9 @@ def forgetting_summary(
                     "superseded": int(run["superseded"].sum()),
                 }
             )
-        seeds = pd.DataFrame(per_seed)
-        summary = dict(zip(by, name, strict=True)) | seeds.mean().to_dict()
+        summary = dict(zip(by, name, strict=True)) | pd.DataFrame(per_seed).mean().to_dict()
         summary["edits"] = round(summary["edits"])
-        summaries.append(summary | {"seeds": len(seeds)})
+        summaries.append(summary | {"seeds": runs["seed"].nunique()})
     return pd.DataFrame(summaries)
 
 
@@ -147,13 +152,14 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
         raise ValueError("nothing was measured yet; apply a batch first, with session.step()")
     defaults = {"editor": "editor", "order": "given", "seed": 0, "superseded_at": NEVER}
     added = {name: value for name, value in defaults.items() if name not in frame}
-    return frame.assign(**added)[[*RUN, *metrics.COLUMNS, "superseded_at"]]
+    frame = frame.assign(**added)
+    return frame[[*run_key(frame), *metrics.COLUMNS, "superseded_at"]]
 
 
 def _check_final(table: pd.DataFrame) -> None:
     counted = table[~table["superseded"]]
-    measured = counted.groupby([*RUN, "batch"])["final"].count()
-    for editor, order, seed, batch in measured.index[measured == 0]:
+    measured = counted.groupby([*run_key(table), "batch"])["final"].count()
+    for editor, order, seed, *_, batch in measured.index[measured == 0]:
         raise ValueError(
             f"{editor} (order {order}, seed {seed}): batch {batch} was not measured after the "
             "last step; call session.evaluate() first"

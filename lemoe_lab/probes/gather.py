@@ -35,6 +35,11 @@ def run_of(label: str, session: Any) -> dict[str, Any]:
     return dict(zip(RUN, (label, stream.order, stream.seed), strict=True))
 
 
+def run_key(frame: pd.DataFrame) -> list[str]:
+    """The columns that tell runs apart: a sweep's frame has ``run`` beside the other three."""
+    return [*RUN, "run"] if "run" in frame else RUN
+
+
 def gather(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.DataFrame:
     """The tables of all sessions in one, behind the columns editor, order and seed.
 
