@@ -71,6 +71,39 @@ RUN_ALL = """async ([path, limit]) => {
     };
     return Promise.race([run(), late]);
 }"""
+FADED = """async () => {
+    const frame = () => new Promise(requestAnimationFrame);
+    await frame();
+    await frame();
+    const fading = document.getAnimations().filter((one) => one instanceof CSSTransition);
+    await Promise.allSettled(fading.map((one) => one.finished));
+}"""
+CONTRAST = 4.5  # what WCAG asks of small text
+UNREADABLE = """(root, least) => {
+    const numbers = (text) => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+    const mixed = ([r, g, b, a = 1]) => [255 * r, 255 * g, 255 * b, a];
+    const rgb = (text) => text.startsWith("color(") ? mixed(numbers(text)) : numbers(text);
+    const shade = ([r, g, b]) => [r, g, b].map((part) => part / 255)
+        .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
+    const over = ([r, g, b, a = 1], below) => [r, g, b].map((x, i) => a * x + (1 - a) * below[i]);
+    const ground = (node) => {
+        const own = rgb(getComputedStyle(node).backgroundColor);
+        if ((own[3] ?? 1) === 1) return own.slice(0, 3);
+        return over(own, node.parentElement ? ground(node.parentElement) : [255, 255, 255]);
+    };
+    const poor = [];
+    for (const node of root.querySelectorAll("*")) {
+        const text = [...node.childNodes].filter((child) => child.nodeType === 3)
+            .map((child) => child.data.trim()).join("");
+        if (!text || !node.checkVisibility() || node.closest("[disabled], :disabled")) continue;
+        const below = ground(node);
+        const [one, other] = [shade(over(rgb(getComputedStyle(node).color), below)), shade(below)];
+        const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+        if (ratio < least) poor.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)}`);
+    }
+    return poor;
+}"""
 QUIET = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -208,10 +241,16 @@ def run_all(page: object, lab: Lab, notebook: str) -> None:
 
 
 def use_theme(page: object, name: str) -> None:
-    """Switch JupyterLab to ``"light"`` or ``"dark"`` and wait until the page wears it."""
+    """Switch JupyterLab to ``"light"`` or ``"dark"`` and wait until its colours have faded in."""
     theme = f"JupyterLab {name.title()}"
     page.evaluate(
         "(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme
     )
     light = "true" if name == "light" else "false"
     page.locator(f"body[data-jp-theme-light={light}]").wait_for(state="attached")
+    page.evaluate(FADED)
+
+
+def unreadable(panel: object) -> list[str]:
+    """The visible texts of a panel whose contrast with their ground is too low."""
+    return panel.evaluate(UNREADABLE, CONTRAST)

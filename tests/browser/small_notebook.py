@@ -27,20 +27,6 @@ def write(lab: Lab, name: str, cells: Sequence[str]) -> str:
     return name
 
 
-# Contrast of the text on the ground it stands on, after WCAG; 4.5 is readable.
-CONTRAST = """element => {
-    const light = (text) => {
-        const parts = text.match(/[0-9.]+/g).slice(0, 3).map((part) => part / 255);
-        const [r, g, b] = parts.map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const panel = element.closest(".lemoe-panel");
-    const ground = light(getComputedStyle(panel).backgroundColor);
-    const ink = light(getComputedStyle(element).color);
-    return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
-}"""
-
-
 def fits(panel: object) -> bool:
     """Whether nothing in a panel, nor the panel in its page, is wider than its place."""
     return panel.evaluate(

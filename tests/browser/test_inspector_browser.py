@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from lab_driver import run_all, use_theme
+from lab_driver import run_all, unreadable, use_theme
 from playwright.sync_api import expect
-from small_notebook import CONTRAST, SMALL_STREAM, fits, write
+from small_notebook import SMALL_STREAM, fits, write
 
 CELLS = (
     SMALL_STREAM,
@@ -92,5 +92,4 @@ def test_the_dark_theme_is_readable(page, panel):
     before = picture.get_attribute("src")
     use_theme(page, "dark")
     expect(picture).not_to_have_attribute("src", before)
-    assert sentence.evaluate(CONTRAST) > 4.5
-    assert panel.get_by_text("looking at").evaluate(CONTRAST) > 4.5
+    assert unreadable(panel) == []

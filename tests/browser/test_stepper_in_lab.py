@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lab_driver import run_all, use_theme
+from lab_driver import run_all, unreadable, use_theme
 
 pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Locator, Page, expect
@@ -13,32 +13,6 @@ from playwright.sync_api import Locator, Page, expect
 NOTEBOOK = "05_edit_stepper.ipynb"
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)> is"
 LEARN = 60_000  # milliseconds for a batch or two on a busy machine
-CONTRAST = 4.5  # what WCAG asks of small text
-UNREADABLE = """(root, least) => {
-    const numbers = (text) => (text.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
-    const mixed = ([r, g, b, a = 1]) => [255 * r, 255 * g, 255 * b, a];
-    const rgb = (text) => text.startsWith("color(") ? mixed(numbers(text)) : numbers(text);
-    const shade = ([r, g, b]) => [r, g, b].map((part) => part / 255)
-        .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, part, i) => sum + part * [0.2126, 0.7152, 0.0722][i], 0);
-    const over = ([r, g, b, a = 1], below) => [r, g, b].map((x, i) => a * x + (1 - a) * below[i]);
-    const ground = (node) => {
-        const own = rgb(getComputedStyle(node).backgroundColor);
-        if ((own[3] ?? 1) === 1) return own.slice(0, 3);
-        return over(own, node.parentElement ? ground(node.parentElement) : [255, 255, 255]);
-    };
-    const poor = [];
-    for (const node of root.querySelectorAll("*")) {
-        const text = [...node.childNodes].filter((child) => child.nodeType === 3)
-            .map((child) => child.data.trim()).join("");
-        if (!text || !node.checkVisibility() || node.closest("[disabled], :disabled")) continue;
-        const below = ground(node);
-        const [one, other] = [shade(over(rgb(getComputedStyle(node).color), below)), shade(below)];
-        const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-        if (ratio < least) poor.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)}`);
-    }
-    return poor;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +219,7 @@ def test_text_is_readable_in_both_themes(at_two, page: Page, theme):
     for tab in ("Edits", "Ask the model", "Export"):
         show_tab(at_two, tab)
         page.wait_for_timeout(300)  # the theme's colours fade in
-        poor = at_two.evaluate(UNREADABLE, CONTRAST)
+        poor = unreadable(at_two)
         assert not poor, "; ".join(poor)
     ground = curve.evaluate(
         """async (image) => {
