@@ -168,13 +168,15 @@ def test_a_stopped_run_leaves_earlier_runs_and_a_free_host(model, host):
 
 
 def test_calibration_can_be_stopped_between_two_of_its_steps(stream, host):
-    editor = ll.editors.LEMoE(steps=2, seed=7)  # a seed that no other test calibrates with
-    model = PlaygroundModel(stream, host, editor, edits=4)
+    facts = stream.calibration[::2]  # facts that no other test calibrates with
+    unseen = stream.model_copy(update={"calibration": facts})
+    model = PlaygroundModel(unseen, host, ll.editors.LEMoE(steps=2), edits=4)
     model.run("LEMoE scoped")
     model.tick(0.0)
-    assert "calibrating" in model.running.doing
+    doing = model.running.doing
     model.stop()
     host.require_free()
+    assert "calibrating" in doing
 
 
 def test_a_run_that_ends_gives_the_host_back(model, host):
