@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .host import Host
+from .prompts import last_tokens, prompt_mask
 from .routing import Router, Routes
 
 
@@ -131,22 +132,14 @@ class BypassMoE(nn.Module):
         embedding = host.model.get_input_embeddings()
 
         def see_prompt(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            if self._pinned:
-                return
-            cache = kwargs.get("past_key_values")
-            if cache is not None and cache.get_seq_length() > 0:
+            mask = None if self._pinned else prompt_mask(host, args, kwargs)
+            if mask is None:
                 return  # decoding: the route chosen at prefill is kept
-            ids = args[0] if args else kwargs.get("input_ids")
-            mask = kwargs.get("attention_mask")
-            embeds = kwargs.get("inputs_embeds") if ids is None else embedding(ids)
-            if mask is None or mask.dim() != 2:
-                mask = torch.ones(embeds.shape[:2], device=embeds.device)
-            positions = torch.arange(mask.shape[1], device=mask.device)
-            if host.prompt_lengths is not None:
-                mask = (positions < host.prompt_lengths[:, None]).float()
-            self._last_prompt_token = (mask * (positions + 1)).argmax(1)  # (B,)
+            self._last_prompt_token = last_tokens(mask)
             self.routes = None
             if self.router.feature == "embedding":
+                ids = args[0] if args else kwargs.get("input_ids")
+                embeds = kwargs.get("inputs_embeds") if ids is None else embedding(ids)
                 weight = mask[..., None].float()
                 mean = (embeds.float() * weight).sum(1) / weight.sum(1)  # (B, d)
                 self.routes = self.router.route(mean)

@@ -93,7 +93,7 @@ class Evaluator:
 
     def _prepared(self, batch: EditBatch) -> list[Chunk]:
         if self._batches.get(batch.step) != batch:
-            with self.editor.scoring(None):
+            with self.editor.unedited():
                 self._chunks[batch.step] = self._prepare(batch)
             self._batches[batch.step] = batch
         return self._chunks[batch.step]

@@ -24,6 +24,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.pytorch_utils import Conv1D
 
 from .datasets import data_folder
 from .edits import EditError
@@ -146,6 +147,11 @@ class Host:
             )
         return _ffn(self.layers[layer])
 
+    def ffn_output(self, layer: int) -> nn.Module:
+        """The linear module (hidden size to d) that a layer's FFN writes to the residual with."""
+        linears = [m for m in self.ffn(layer).modules() if isinstance(m, (nn.Linear, Conv1D))]
+        return linears[-1]
+
     def fingerprint(self) -> str:
         """A hash of architecture and weights; equal for equal hosts on any machine."""
         digest = hashlib.sha256(type(self.model).__name__.encode())
@@ -241,10 +247,14 @@ class Host:
 
     def finish(self, states: LayerStates, layer: int, rows: Tensor | None = None) -> Tensor:
         """Hidden states (B, L, d) after the final norm, from ``layer`` up, for the chosen rows."""
-        hidden = states.hidden if rows is None else states.hidden[rows]
-        for block, arguments in zip(self.layers[layer:], states.arguments, strict=True):
-            output = block(hidden, **arguments)
-            hidden = output[0] if isinstance(output, tuple) else output
+        sequences = states.sequences
+        hidden = states.hidden
+        if rows is not None:
+            sequences, hidden = [sequences[i] for i in rows.tolist()], hidden[rows]
+        with self.prompts_end(sequences):
+            for block, arguments in zip(self.layers[layer:], states.arguments, strict=True):
+                output = block(hidden, **arguments)
+                hidden = output[0] if isinstance(output, tuple) else output
         return self.final_norm(hidden)
 
     def target_logits(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:

@@ -259,8 +259,10 @@ class EditSession:
         run.finish(self.editor.state_dict(), self.metrics)
 
     def _config(self) -> dict:
+        with self.editor.unedited():
+            fingerprint = self.host.fingerprint()
         return {
-            "host": {"name": self.host.name, "fingerprint": self.host.fingerprint()},
+            "host": {"name": self.host.name, "fingerprint": fingerprint},
             "editor": {
                 "class": type(self.editor).__name__,
                 "settings": self.editor.config.model_dump(mode="json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -140,8 +140,12 @@ class Editor(ABC):
 
     @contextmanager
     def scoring(self, routes: Routes | None) -> Iterator[None]:
-        """Forward passes inside run with these routes for their rows."""
+        """Forward passes inside run with these routes for their rows; None: as they come."""
         yield
+
+    @abstractmethod
+    def unedited(self) -> AbstractContextManager[None]:
+        """The host answers as if nothing was applied until the block ends."""
 
 
 def train(
@@ -182,3 +186,17 @@ def encode_batch(host: Host, batch: EditBatch) -> list[TokenSequence]:
         except ValueError as error:
             raise type(error)(f"edit {edit.id!r}: {error}") from error
     return sequences
+
+
+def tensors_of(state: dict[str, Tensor], part: str, device: torch.device) -> dict[str, Tensor]:
+    """The tensors below ``part`` of a step state, without that prefix."""
+    return {
+        name.removeprefix(f"{part}."): tensor.to(device)
+        for name, tensor in state.items()
+        if name.startswith(f"{part}.")
+    }
+
+
+def named(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with ``part`` before their names."""
+    return {f"{part}.{name}": tensor.detach() for name, tensor in tensors.items()}

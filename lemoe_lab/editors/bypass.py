@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from ..adaptor import BypassMoE, Detach, Expert
 from ..edits import EditBatch, EditStream
-from ..host import Host, LayerStates
+from ..host import LayerStates, TokenSequence
 from ..routing import Router, Routes
-from .base import Editor, EditorConfig, OnStep, TrainingReport, encode_batch, train
+from .base import EditorConfig, OnStep, TrainingReport, train
+from .reversible import ReversibleEditor
 
 
 class BypassConfig(EditorConfig):
@@ -54,7 +55,7 @@ class Snapshot:
     experts: tuple[Expert, ...]
 
 
-class BypassEditor(Editor):
+class BypassEditor(ReversibleEditor):
     """An editor that trains a :class:`~lemoe_lab.adaptor.BypassMoE` and no weight of the host.
 
     A method says what its router is, how the experts grow with a batch, and its loss.
@@ -64,10 +65,7 @@ class BypassEditor(Editor):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._host: Host | None = None
         self._detach: Detach | None = None
-        self._history: list[Snapshot] = []  # before every applied batch
-        self._undone: list[Snapshot] = []
 
     # What a method decides
 
@@ -106,63 +104,37 @@ class BypassEditor(Editor):
     # Life
 
     @property
-    def host(self) -> Host:
-        if self._host is None:
-            raise RuntimeError("this editor is not attached to a host; call attach(host, stream)")
-        return self._host
-
-    @property
     def layer(self) -> int:
         if self.config.layer is not None:
             return self.config.layer
         return len(self.host.layers) * 2 // 3
 
-    @property
-    def steps(self) -> int:
-        return len(self._history)
-
     def changed_tensors(self) -> tuple[str, ...]:
         return ()
 
-    def attach(
-        self, host: Host, stream: EditStream, calibration: dict[str, Tensor] | None = None
-    ) -> None:
-        host.claim(self)
-        self._host = host
-        try:
-            if calibration is None:
-                calibration = self._calibrate(stream)
-            self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
-            self.adaptor.to(host.device)
-            self._detach = self.adaptor.attach(host, self.layer)
-        except BaseException:
-            self.detach()
-            raise
-        self._history, self._undone = [], []
+    def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
+        if calibration is None:
+            calibration = self._calibrate(stream)
+        self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
+        self.adaptor.to(self.host.device)
+        self._detach = self.adaptor.attach(self.host, self.layer)
 
-    def detach(self) -> None:
+    def _take_off(self) -> None:
         if self._detach:
             self._detach()
-        if self._host:
-            self._host.release()
-        self._host = self._detach = None
+        self._detach = None
 
     # Editing
 
-    def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
-        sequences = encode_batch(self.host, batch)
-        with self.adaptor.pinned(None):
+    def _learn(
+        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
+    ) -> TrainingReport:
+        with self.unedited():
             states = self.host.states(sequences, self.layer)
         features = self.features(states)
-        self._history.append(self._snapshot())
-        try:
-            self._prepare_experts()
-            self._grow_router(features)
-            losses = self._train(states, features, on_step)
-        except BaseException:
-            self._restore(self._history.pop())
-            raise
-        self._undone.clear()
+        self._prepare_experts()
+        self._grow_router(features)
+        losses = self._train(states, features, on_step)
         with torch.no_grad():
             routes = self._training_routes(features)
         return TrainingReport(losses, routes.expert[:, 0].tolist())
@@ -182,28 +154,12 @@ class BypassEditor(Editor):
         groups = [(self._trained_experts(), rate), (self._trained_router(), router_rate)]
         return train(groups, loss_of, config.steps, config.enough, on_step)
 
-    def undo(self) -> None:
-        if not self._history:
-            raise RuntimeError("nothing to undo: no batch is applied")
-        self._undone.append(self._snapshot())
-        self._restore(self._history.pop())
-
-    def redo(self) -> None:
-        if not self._undone:
-            raise RuntimeError("nothing to redo: no batch was taken back")
-        self._history.append(self._snapshot())
-        self._restore(self._undone.pop())
-
     def _snapshot(self) -> Snapshot:
         return Snapshot(copy.deepcopy(self.adaptor.router), tuple(self.adaptor.experts))
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.adaptor.router = copy.deepcopy(snapshot.router)
         self.adaptor.experts = nn.ModuleList(snapshot.experts)
-
-    def _after(self, step: int) -> Snapshot:
-        """Router and experts right after batch ``step``."""
-        return self._history[step] if step < self.steps else self._snapshot()
 
     def _new_expert(self, number: int) -> Expert:
         seed = self.config.seed * 100_003 + number
@@ -220,7 +176,7 @@ class BypassEditor(Editor):
     def prompt_features(self, prompts: Sequence[str]) -> Tensor:
         if self.adaptor.router.feature == "embedding":
             return self.host.embed(prompts)
-        with self.adaptor.pinned(None):
+        with self.unedited():
             return self.host.prompt_states(prompts, self.layer)
 
     @torch.no_grad()
@@ -232,16 +188,7 @@ class BypassEditor(Editor):
         with self.adaptor.pinned(routes):
             yield
 
-
-def tensors_of(state: dict[str, Tensor], part: str, device: torch.device) -> dict[str, Tensor]:
-    """The tensors below ``part`` of a step state, without that prefix."""
-    return {
-        name.removeprefix(f"{part}."): tensor.to(device)
-        for name, tensor in state.items()
-        if name.startswith(f"{part}.")
-    }
-
-
-def named(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with ``part`` before their names."""
-    return {f"{part}.{name}": tensor.detach() for name, tensor in tensors.items()}
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        with self.adaptor.pinned(None):
+            yield

@@ -19,7 +19,8 @@ from ..calibration import calibration_set, scoped_space, similarity_threshold
 from ..edits import EditStream
 from ..host import LayerStates
 from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, single_routes
-from .bypass import BypassConfig, BypassEditor, named, tensors_of
+from .base import named, tensors_of
+from .bypass import BypassConfig, BypassEditor
 
 
 class LEMoEConfig(BypassConfig):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..edits import EditStream
 from ..host import LayerStates
 from ..routing import Router, Routes, SoftmaxRouter
-from .bypass import BypassConfig, BypassEditor, named, tensors_of
+from .base import named, tensors_of
+from .bypass import BypassConfig, BypassEditor
 
 
 class MoEAdaptorConfig(BypassConfig):

@@ -6,8 +6,7 @@ answer.base, answer.edited, answer.route.expert
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +81,7 @@ def open_edit(session: EditSession, track: Track, edit: str) -> OpenedEdit:
     found = next(one for one in session.stream.edits if one.id == edit)
     state = track.edits().set_index("edit")["state"][edit]
     prompts = [found.prompt, *(rephrase.prompt for rephrase in found.rephrases)]
-    with unedited(session):
+    with session.editor.unedited():
         base = session.host.generate(prompts)
     edited = session.host.generate(prompts)
     return OpenedEdit(found, state, base, edited, track.path_of(edit))
@@ -99,7 +98,7 @@ def ask(session: EditSession, prompt: str) -> Answer:
     prompt = prompt.strip()
     host = session.host
     host.encode_prompt(prompt)
-    with unedited(session):
+    with session.editor.unedited():
         base, base_tokens = host.generate(prompt), next_tokens(session, prompt)
     return Answer(
         prompt,
@@ -110,17 +109,6 @@ def ask(session: EditSession, prompt: str) -> Answer:
         next_tokens(session, prompt),
         route_of(session, prompt),
     )
-
-
-@contextmanager
-def unedited(session: EditSession) -> Iterator[None]:
-    """The host answers as if nothing was applied until the block ends."""
-    if session.editor.changed_tensors():
-        with session.at(0):
-            yield
-    else:
-        with session.editor.scoring(None):
-            yield
 
 
 @torch.no_grad()

@@ -1,0 +1,101 @@
+"""Where prompts end, and where their subjects are, in tokens.
+
+    ends = PromptEnds(host)
+    handle = ends.attach()
+    ends.current                                  # inside a forward pass: (B,), or None
+    subject_span(host, "The capital of Gemland is", "Gemland")      # (3, 6)
+
+Targets that are fed in and tokens that were generated are no part of a prompt.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .edits import Edit, EditError
+from .host import Host
+
+
+def prompt_mask(host: Host, args: tuple, kwargs: dict) -> Tensor | None:
+    """Which tokens (B, L) of a forward pass of the base model are prompt.
+
+    Takes the arguments of that pass; None while it continues a prompt that is in its cache.
+    """
+    cache = kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        return None
+    inputs = args[0] if args else kwargs.get("input_ids")
+    if inputs is None:
+        inputs = kwargs["inputs_embeds"]
+    length = inputs.shape[1]
+    if host.prompt_lengths is not None:
+        return torch.arange(length, device=inputs.device) < host.prompt_lengths[:, None]
+    mask = kwargs.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    return mask.bool()
+
+
+def last_tokens(mask: Tensor) -> Tensor:
+    """The last True place of every row of a mask (B, L), (B,)."""
+    return (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+
+
+class PromptEnds:
+    """Tells what hangs on a layer where the prompts of the current forward pass end."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._last: Tensor | None = None
+
+    def attach(self) -> RemovableHandle:
+        """Follow the forward passes of the host until the handle is removed."""
+
+        def look(_module: nn.Module, args: tuple, kwargs: dict) -> None:
+            mask = prompt_mask(self.host, args, kwargs)
+            self._last = None if mask is None else last_tokens(mask)
+
+        return self.host.model.base_model.register_forward_pre_hook(look, with_kwargs=True)
+
+    @property
+    def current(self) -> Tensor | None:
+        """The last prompt token (B,) of every row; None while decoding after a cached prompt."""
+        if self.host.prompt_lengths is not None:
+            return self.host.prompt_lengths - 1
+        return self._last
+
+
+def subject_span(host: Host, prompt: str, subject: str) -> tuple[int, int]:
+    """First token of the subject in a prompt, and the token after its last one.
+
+    Raises
+    ------
+    EditError
+        If the prompt does not contain the subject.
+    """
+    start = prompt.lower().rfind(subject.lower())
+    if start < 0:
+        raise EditError(
+            f"the prompt {prompt!r} does not contain the subject {subject!r}; "
+            "write the subject into the prompt exactly as it is named"
+        )
+    host.encode_prompt(prompt)
+    offsets = host.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    end = start + len(subject)
+    inside = [i for i, (left, right) in enumerate(offsets) if left < end and right > start]
+    return inside[0], inside[-1] + 1
+
+
+def edit_subject_span(host: Host, edit: Edit) -> tuple[int, int]:
+    """:func:`subject_span` of an edit's prompt; its errors name the edit."""
+    if edit.subject is None:
+        raise EditError(
+            f"edit {edit.id!r} has no subject, and this method edits at the subject's last token; "
+            'give the edit subject="..." as it stands in the prompt, or take another method'
+        )
+    try:
+        return subject_span(host, edit.prompt, edit.subject)
+    except EditError as error:
+        raise EditError(f"edit {edit.id!r}: {error}") from None
