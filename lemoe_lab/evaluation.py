@@ -9,8 +9,9 @@ layers once. It is scored again only when its route, or a weight on its path, ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from .edits import Edit, EditBatch
 from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
 
+Between = Callable[[], None]
 BASE = ((BYPASS, 0.0),)  # the path of an input that no expert touches
 
 
@@ -69,12 +71,21 @@ class Evaluator:
         self._batches: dict[int, EditBatch] = {}
 
     def measure(
-        self, batch: EditBatch, step: int, wanted: Iterable[str] = metrics.METRICS
+        self,
+        batch: EditBatch,
+        step: int,
+        wanted: Iterable[str] = metrics.METRICS,
+        between: Between | None = None,
     ) -> list[tuple]:
-        """Rows of the metrics table for one batch, ``step`` batches being applied."""
+        """Rows of the metrics table for one batch, ``step`` batches being applied.
+
+        ``between`` is called between two parts of the work; the host is in nobody's hands then.
+        """
         wanted = set(wanted)
+        between = between or (lambda: None)
         rows = []
-        for chunk in self._prepared(batch):
+        for chunk in self._prepared(batch, between):
+            between()
             self._refresh(chunk, step, wanted)
             rows += [
                 (step, q.batch, q.edit, q.metric, q.group, scorer, value)
@@ -91,26 +102,32 @@ class Evaluator:
 
     # Preparation
 
-    def _prepared(self, batch: EditBatch) -> list[Chunk]:
+    def _prepared(self, batch: EditBatch, between: Between) -> list[Chunk]:
         if self._batches.get(batch.step) != batch:
-            with self.editor.unedited():
-                self._chunks[batch.step] = self._prepare(batch)
+            self._chunks[batch.step] = self._prepare(batch, between)
             self._batches[batch.step] = batch
         return self._chunks[batch.step]
 
-    def _prepare(self, batch: EditBatch) -> list[Chunk]:
+    def _prepare(self, batch: EditBatch, between: Between) -> list[Chunk]:
         asked = [question for edit in batch for question in self._questions(edit)]
-        unknown = [q for q in asked if q[4] is None]
-        answers = iter(self.host.generate([q[3] for q in unknown], batch_size=self.batch_size))
+        unknown = [prompt for _, _, _, prompt, target in asked if target is None]
+        known: list[str] = []
+        for start in range(0, len(unknown), self.batch_size):
+            between()
+            with self.editor.unedited():
+                known += base_answers(self.host, unknown[start : start + self.batch_size])
+        answers = iter(known)
         questions = []
         for edit, metric, group, prompt, target in asked:
             text = next(answers) or "?" if target is None else target
             sequence = self.host.encode(prompt, text)
             questions.append(Question(edit, batch.step, metric, group, prompt, text, sequence))
-        return [
-            self._chunk([questions[i] for i in rows])
-            for rows in length_buckets([q.sequence for q in questions], self.batch_size)
-        ]
+        chunks = []
+        for rows in length_buckets([q.sequence for q in questions], self.batch_size):
+            between()
+            with self.editor.unedited():
+                chunks.append(self._chunk([questions[i] for i in rows]))
+        return chunks
 
     def _questions(self, edit: Edit) -> list[tuple[str, str, str, str, str | None]]:
         questions = [(edit.id, "reliability", "", edit.prompt, edit.target)]
@@ -149,11 +166,11 @@ class Evaluator:
                 hidden = self.host.finish(chunk.states, self.editor.layer, rows)
             sequences = [chunk.questions[i].sequence for i in touched]
             scores |= zip(touched, self.host.score_hidden(hidden, sequences), strict=True)
-        answers = self._answers([chunk.questions[i] for i in stale], [scores[i] for i in stale])
-        for i, answer in zip(stale, answers, strict=True):
+        said = self._said([chunk.questions[i] for i in stale], [scores[i] for i in stale])
+        for i, target_said in zip(stale, said, strict=True):
             question = chunk.questions[i]
             question.path = paths[i]
-            question.values = question_values(question, scores[i], answer)
+            question.values = question_values(question, scores[i], target_said)
 
     def _paths(self, routes: Routes | None, step: int, count: int) -> list[tuple]:
         if routes is None:
@@ -164,22 +181,32 @@ class Evaluator:
             return paths
         return [path if path == BASE else (*path, step) for path in paths]
 
-    def _answers(self, questions: Sequence[Question], scores: Sequence[Score]) -> list[str]:
-        """What greedy decoding answers; decoded only where the argmax leaves the target."""
+    def _said(self, questions: Sequence[Question], scores: Sequence[Score]) -> list[bool]:
+        """Whether greedy decoding says the target; decoded only where the argmax leaves it."""
         open_ = [
             i
             for i, (q, s) in enumerate(zip(questions, scores, strict=True))
             if q.group != "text" and not s.reproduced
         ]
         prompts = [questions[i].prompt for i in open_]
-        decoded = self.host.generate(prompts, batch_size=self.batch_size) if prompts else []
-        answers = [q.target for q in questions]
-        for i, answer in zip(open_, decoded, strict=True):
-            answers[i] = answer
-        return answers
+        targets = [questions[i].target for i in open_]
+        decoded = self.host.says(prompts, targets, batch_size=self.batch_size) if open_ else []
+        said = dict(zip(open_, decoded, strict=True))
+        return [said.get(i, True) for i in range(len(questions))]
 
 
-def question_values(question: Question, score: Score, answer: str) -> dict[str, float]:
+_answers: WeakKeyDictionary[Host, dict[str, dict[str, str]]] = WeakKeyDictionary()
+
+
+def base_answers(host: Host, prompts: Sequence[str]) -> list[str]:
+    """What the host, which nothing must edit now, says to prompts; each is decoded once."""
+    known = _answers.setdefault(host, {}).setdefault(host.fingerprint(), {})
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+    known |= zip(missing, host.generate(missing, batch_size=len(missing) or 1), strict=True)
+    return [known[prompt] for prompt in prompts]
+
+
+def question_values(question: Question, score: Score, said: bool) -> dict[str, float]:
     """Both scorers' values of one question."""
     base = question.base
     assert base is not None
@@ -192,9 +219,9 @@ def question_values(question: Question, score: Score, answer: str) -> dict[str, 
         kept = (score.predicted == base.predicted)[:-1]
         return {
             "teacher_forced": metrics.token_accuracy(kept),
-            "generated": metrics.exact_match(answer, question.target),
+            "generated": float(said),
         }
     return {
         "teacher_forced": metrics.token_accuracy(score.correct[:-1]),
-        "generated": metrics.exact_match(answer, question.target),
+        "generated": float(said),
     }

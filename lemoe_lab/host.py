@@ -21,17 +21,16 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.pytorch_utils import Conv1D
 
 from .datasets import data_folder
-from .edits import EditError
+from .edits import EditError, normalise
+from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
 
 FFN_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
-STOPS = (".", "\n")
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,6 @@ class LayerStates:
     prompt_state: Tensor  # (B, d) FFN input of the layer at the last prompt token
 
 
-class StopAtSentenceEnd(StoppingCriteria):
-    """Ends a row at the first token that contains a full stop or a newline."""
-
-    def __init__(self, stops: Tensor) -> None:
-        self.stops = stops  # (V,) bool
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        return self.stops[input_ids[:, -1]]
-
-
 class Host:
     """A decoder-only language model and its tokenizer.
 
@@ -102,6 +91,8 @@ class Host:
         As loaded by transformers; the model is put into evaluation mode and its weights frozen.
     name
         Shown in figures and saved runs.
+    folder
+        Where it was loaded from, if that is a folder; statistics of it are kept there.
 
     Raises
     ------
@@ -110,11 +101,16 @@ class Host:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        folder: Path | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.folder = folder
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.layers = _decoder_layers(model)
@@ -122,7 +118,7 @@ class Host:
         self.stop_token = tokenizer.eos_token_id
         self.prompt_lengths: Tensor | None = None  # of the rows being scored, see `prompts_end`
         self._editor: object | None = None  # who edits it now
-        self._stops: Tensor | None = None
+        self._sentence_ends: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -306,16 +302,50 @@ class Host:
         With ``stop`` it ends at the stop token, a full stop or a newline, none of them included.
         """
         prompts = [text] if isinstance(text, str) else list(text)
+        answers = self._generate(prompts, max_new_tokens, stop, batch_size)
+        return answers[0] if isinstance(text, str) else answers
+
+    @torch.no_grad()
+    def says(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        max_new_tokens: int = 24,
+        batch_size: int = 64,
+    ) -> list[bool]:
+        """Whether :meth:`generate` answers prompts with their targets, compared by ``normalise``.
+
+        Faster than generating: decoding ends as soon as an answer has gone wrong.
+        """
+        answers = self._generate(prompts, max_new_tokens, True, batch_size, targets)
+        return [
+            normalise(answer) == normalise(target)
+            for answer, target in zip(answers, targets, strict=True)
+        ]
+
+    def _generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stop: bool,
+        batch_size: int,
+        expected: Sequence[str] | None = None,
+    ) -> list[str]:
         sequences = [TokenSequence(self.encode_prompt(p), ()) for p in prompts]
         answers: dict[int, str] = {}
         for chunk in length_buckets(sequences, batch_size):
             rows = [sequences[i].prompt for i in chunk]
-            answers |= zip(chunk, self._generate_rows(rows, max_new_tokens, stop), strict=True)
-        ordered = [answers[i] for i in range(len(prompts))]
-        return ordered[0] if isinstance(text, str) else ordered
+            wanted = None if expected is None else [expected[i] for i in chunk]
+            texts = self._generate_rows(rows, max_new_tokens, stop, wanted)
+            answers |= zip(chunk, texts, strict=True)
+        return [answers[i] for i in range(len(sequences))]
 
     def _generate_rows(
-        self, rows: list[tuple[int, ...]], max_new_tokens: int, stop: bool
+        self,
+        rows: list[tuple[int, ...]],
+        max_new_tokens: int,
+        stop: bool,
+        expected: list[str] | None,
     ) -> list[str]:
         length = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
@@ -323,12 +353,11 @@ class Host:
         mask = torch.tensor(
             [(0,) * (length - len(r)) + (1,) * len(r) for r in rows], device=self.device
         )
-        if self._stops is None:
-            pieces = [self.tokenizer.decode([i]) for i in range(len(self.tokenizer))]
-            self._stops = torch.tensor(
-                [any(s in piece for s in STOPS) for piece in pieces], device=self.device
-            )
-        criteria = StoppingCriteriaList([StopAtSentenceEnd(self._stops)] if stop else [])
+        if self._sentence_ends is None:
+            self._sentence_ends = sentence_ends(self.tokenizer).to(self.device)
+        criteria = StoppingCriteriaList([StopAtSentenceEnd(self._sentence_ends)] if stop else [])
+        if expected is not None:
+            criteria.append(StopWhenWrong(self.tokenizer, expected, length))
         output = self.model.generate(
             input_ids=tokens,
             attention_mask=mask,
@@ -339,7 +368,7 @@ class Host:
             stopping_criteria=criteria,
         )
         texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
-        return [_first_sentence(t) if stop else t.strip() for t in texts]
+        return [first_sentence(t) if stop else t.strip() for t in texts]
 
     # Features of prompts
 
@@ -380,7 +409,8 @@ def load_host(
     folder = data_folder() / "host" if str(name) == "almanac" else name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Host(model.to(device), tokenizer, str(name))
+    path = Path(folder)
+    return Host(model.to(device), tokenizer, str(name), path if path.is_dir() else None)
 
 
 def length_buckets(sequences: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
@@ -436,9 +466,3 @@ def _final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
         f"no final norm found in {type(parent).__name__}: expected one of "
         f"{', '.join(FINAL_NORM_NAMES)}"
     )
-
-
-def _first_sentence(text: str) -> str:
-    for stop in STOPS:
-        text = text.strip().split(stop)[0]
-    return text.strip()

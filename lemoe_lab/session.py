@@ -106,10 +106,14 @@ class EditSession:
 
     # Moving through the stream
 
-    def step(self, on_step: OnStep | None = None) -> TrainingReport:
+    def step(
+        self, on_step: OnStep | None = None, between: evaluation.Between | None = None
+    ) -> TrainingReport:
         """Learn the next batch and measure it.
 
-        If it is interrupted, the session stays at the last whole step.
+        ``on_step`` is called at every optimiser step, ``between`` between two parts of the
+        measuring. If either raises, or the step is interrupted, the session stays at the last
+        whole step.
         """
         self._require_open()
         if self.steps == len(self.stream):
@@ -121,7 +125,7 @@ class EditSession:
         report = self.editor.edit(batch, on_step)
         trained = time.perf_counter()
         try:
-            rows = self.evaluator.measure(batch, self.steps)
+            rows = self.evaluator.measure(batch, self.steps, between=between)
         except BaseException:
             self.editor.undo()
             self._undone.clear()

@@ -114,12 +114,10 @@ class Run:
 
         with session:
             while session.steps < batches:
-                session.step(on_step)
-                checkpoint()
+                session.step(on_step, between=checkpoint)
             self.doing, self.share = "measuring everything once more", 1.0
             for batch in self._stream:
-                session.evaluator.measure(batch, batches)
-                checkpoint()
+                session.evaluator.measure(batch, batches, between=checkpoint)
             session.evaluate()
             return self._row(probes.order(session))
 
