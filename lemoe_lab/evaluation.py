@@ -23,7 +23,7 @@ from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
 
 Between = Callable[[], None]
-BASE = ((BYPASS, 0.0),)  # the path of an input that no expert touches
+BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
 
 
 @dataclass
@@ -51,6 +51,15 @@ class Chunk:
     features: Tensor
 
 
+@dataclass(frozen=True)
+class Rescored:
+    """A question with a path that is not the one it was last scored on, and its new score."""
+
+    question: Question
+    path: tuple
+    score: Score
+
+
 class Evaluator:
     """Prepares questions of batches once and measures them as often as asked.
 
@@ -72,28 +81,30 @@ class Evaluator:
 
     def measure(
         self,
-        batch: EditBatch,
+        batches: EditBatch | Sequence[EditBatch],
         step: int,
         wanted: Iterable[str] = metrics.METRICS,
         between: Between | None = None,
     ) -> list[tuple]:
-        """Rows of the metrics table for one batch, ``step`` batches being applied.
+        """Rows of the metrics table for one batch or several, ``step`` batches being applied.
 
         ``between`` is called between two parts of the work; the host is in nobody's hands then.
         """
-        wanted = set(wanted)
-        between = between or (lambda: None)
-        rows = []
-        for chunk in self._prepared(batch, between):
+        batches = [batches] if isinstance(batches, EditBatch) else batches
+        wanted, between = set(wanted), between or (lambda: None)
+        chunks = [chunk for batch in batches for chunk in self._prepared(batch, between)]
+        stale: list[Rescored] = []
+        for chunk in chunks:
             between()
-            self._refresh(chunk, step, wanted)
-            rows += [
-                (step, q.batch, q.edit, q.metric, q.group, scorer, value)
-                for q in chunk.questions
-                if q.metric in wanted
-                for scorer, value in q.values.items()
-            ]
-        return rows
+            stale += self._rescored(chunk, wanted)
+        self._update(stale, between)
+        return [
+            (step, q.batch, q.edit, q.metric, q.group, scorer, value)
+            for chunk in chunks
+            for q in chunk.questions
+            if q.metric in wanted
+            for scorer, value in q.values.items()
+        ]
 
     def forget(self, step: int) -> None:
         """Drop the prepared questions of a batch."""
@@ -148,51 +159,58 @@ class Evaluator:
 
     # Scoring
 
-    def _refresh(self, chunk: Chunk, step: int, wanted: set[str]) -> None:
-        """Bring the values of the wanted questions up to date."""
+    def _rescored(self, chunk: Chunk, wanted: set[str]) -> list[Rescored]:
+        """New teacher-forced scores of the wanted questions whose score may have changed."""
+        questions = chunk.questions
         routes = self.editor.routes(chunk.features)
-        paths = self._paths(routes, step, len(chunk.questions))
+        paths = self._paths(routes, len(questions))
         stale = [
             i
-            for i, (question, path) in enumerate(zip(chunk.questions, paths, strict=True))
+            for i, (question, path) in enumerate(zip(questions, paths, strict=True))
             if question.metric in wanted and not (self.reuse and question.path == path)
         ]
-        untouched = [i for i in stale if self.reuse and paths[i] == BASE]
         touched = [i for i in stale if not (self.reuse and paths[i] == BASE)]
-        scores = {i: chunk.questions[i].base for i in untouched}
+        scores = {}
         if touched:
             rows = torch.tensor(touched, device=self.host.device)
             with torch.no_grad(), self.editor.scoring(None if routes is None else routes[rows]):
                 hidden = self.host.finish(chunk.states, self.editor.layer, rows)
-            sequences = [chunk.questions[i].sequence for i in touched]
-            scores |= zip(touched, self.host.score_hidden(hidden, sequences), strict=True)
-        said = self._said([chunk.questions[i] for i in stale], [scores[i] for i in stale])
-        for i, target_said in zip(stale, said, strict=True):
-            question = chunk.questions[i]
-            question.path = paths[i]
-            question.values = question_values(question, scores[i], target_said)
+            sequences = [questions[i].sequence for i in touched]
+            scores = dict(zip(touched, self.host.score_hidden(hidden, sequences), strict=True))
+        return [Rescored(questions[i], paths[i], scores.get(i, questions[i].base)) for i in stale]
 
-    def _paths(self, routes: Routes | None, step: int, count: int) -> list[tuple]:
+    def _paths(self, routes: Routes | None, count: int) -> list[tuple]:
+        """What every answer hangs on: equal paths of a question give equal answers."""
         if routes is None:
-            return [("step", step)] * count
+            return [(self.editor.version,)] * count
+        version = {
+            expert: self.editor.expert_version(expert) for expert in routes.expert.unique().tolist()
+        }
         rows = zip(routes.expert.tolist(), routes.gate.tolist(), strict=True)
-        paths = [tuple(zip(experts, gates, strict=True)) for experts, gates in rows]
-        if self.editor.experts_frozen:
-            return paths
-        return [path if path == BASE else (*path, step) for path in paths]
-
-    def _said(self, questions: Sequence[Question], scores: Sequence[Score]) -> list[bool]:
-        """Whether greedy decoding says the target; decoded only where the argmax leaves it."""
-        open_ = [
-            i
-            for i, (q, s) in enumerate(zip(questions, scores, strict=True))
-            if q.group != "text" and not s.reproduced
+        return [
+            tuple((e, gate, version[e]) for e, gate in zip(experts, gates, strict=True))
+            for experts, gates in rows
         ]
-        prompts = [questions[i].prompt for i in open_]
-        targets = [questions[i].target for i in open_]
-        decoded = self.host.says(prompts, targets, batch_size=self.batch_size) if open_ else []
-        said = dict(zip(open_, decoded, strict=True))
-        return [said.get(i, True) for i in range(len(questions))]
+
+    def _update(self, stale: Sequence[Rescored], between: Between) -> None:
+        """Bring the values of rescored questions up to date.
+
+        Greedy decoding is left out where the argmax follows the target to its end.
+        """
+        open_ = [r for r in stale if r.question.group != "text" and not r.score.reproduced]
+        open_.sort(key=lambda rescored: len(rescored.question.sequence.prompt))
+        said = {id(rescored): True for rescored in stale}
+        for start in range(0, len(open_), self.batch_size):
+            between()
+            asked = open_[start : start + self.batch_size]
+            prompts = [rescored.question.prompt for rescored in asked]
+            targets = [rescored.question.target for rescored in asked]
+            answers = self.host.says(prompts, targets, batch_size=self.batch_size)
+            said |= zip(map(id, asked), answers, strict=True)
+        for rescored in stale:
+            question = rescored.question
+            question.path = rescored.path
+            question.values = question_values(question, rescored.score, said[id(rescored)])
 
 
 _answers: WeakKeyDictionary[Host, dict[str, dict[str, str]]] = WeakKeyDictionary()

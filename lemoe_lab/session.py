@@ -197,7 +197,7 @@ class EditSession:
         self._require_open()
         step = self.steps
         batches = self.stream.batches[: step - 1] if step else self.stream.batches
-        rows = [row for batch in batches for row in self.evaluator.measure(batch, step)]
+        rows = self.evaluator.measure(batches, step)
         immediate = [row for row in self._rows if row[0] != step or (step and row[1] == step)]
         self._rows = immediate + rows
         if self._folder:
@@ -213,8 +213,8 @@ class EditSession:
         rows, last = [], self.steps
         for step in tqdm(range(last, 0, -1), desc="forgetting", disable=not self.progress):
             with self.at(step):
-                for batch in self.stream.batches[:step]:
-                    rows += self.evaluator.measure(batch, step, ["reliability"])
+                batches = self.stream.batches[:step]
+                rows += self.evaluator.measure(batches, step, ["reliability"])
         return pd.DataFrame(sorted(rows), columns=metrics.COLUMNS)
 
     @contextmanager

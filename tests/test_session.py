@@ -266,3 +266,16 @@ def test_saved_run_whose_stream_grew_resumes_with_the_added_batch(host, stream, 
     with EditSession.resume(tmp_path / "run", host) as resumed:
         assert resumed.steps == len(stream) + 1
         assert resumed.stream.edits[-1].id == "mine"
+
+
+def test_a_batch_that_is_learned_in_place_of_another_is_measured_anew(host, stream):
+    with EditSession(host, ll.editors.MoEAdaptor(steps=20), stream, progress=False) as session:
+        session.jump(2)
+        session.evaluate()
+        session.undo()
+        first, second, third = (batch.edits for batch in stream)
+        session.stream = stream.with_groups([first, third, second])
+        session.step()
+        metrics = session.evaluate()
+        session.evaluator.reuse = False
+        assert session.evaluate().equals(metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..edits import EditBatch, EditStream
 from ..host import Host, LayerStates, TokenSequence
-from ..routing import Routes
+from ..routing import BYPASS, Routes
 
 OnStep = Callable[[int, int, float], None]  # optimiser step, steps in all, loss
 
@@ -130,12 +130,21 @@ class Editor(ABC):
         return torch.empty(len(prompts), 0)
 
     def routes(self, features: Tensor) -> Routes | None:
-        """Routes of prompts now; None says that any input may have changed with any step."""
+        """Routes of prompts now; None of an editor that does not route."""
         return None
 
     @property
+    @abstractmethod
+    def version(self) -> Hashable:
+        """What the state is called: equal names mean the same state, bit for bit."""
+
+    def expert_version(self, expert: int) -> Hashable:
+        """The same for the weights of one expert; None for the bypass, which has none."""
+        return None if expert == BYPASS else self.version
+
+    @property
     def experts_frozen(self) -> bool:
-        """Whether an unchanged route means an unchanged answer."""
+        """Whether every batch has an expert of its own that later batches leave alone."""
         return False
 
     @contextmanager

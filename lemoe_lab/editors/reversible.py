@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
 from ..edits import EditBatch, EditStream
 from ..host import Host, TokenSequence
+from ..routing import BYPASS
 from .base import Editor, OnStep, TrainingReport, encode_batch
 
 
@@ -24,6 +25,7 @@ class ReversibleEditor(Editor):
         self._host: Host | None = None
         self._history: list = []  # before every applied batch
         self._undone: list = []
+        self._learned: dict[int, int] = {}  # by step, which of all batches ever learned it was
 
     # What a method decides
 
@@ -61,12 +63,21 @@ class ReversibleEditor(Editor):
     def steps(self) -> int:
         return len(self._history)
 
+    @property
+    def version(self) -> Hashable:
+        return self.steps, self._learned.get(self.steps)
+
+    def expert_version(self, expert: int) -> Hashable:
+        if self.experts_frozen and expert != BYPASS:
+            return expert, self._learned.get(expert + 1)
+        return super().expert_version(expert)
+
     def attach(
         self, host: Host, stream: EditStream, calibration: dict[str, Tensor] | None = None
     ) -> None:
         host.claim(self)
         self._host = host
-        self._history, self._undone = [], []
+        self._history, self._undone, self._learned = [], [], {}
         try:
             self._hang_on(stream, calibration)
         except BaseException:
@@ -89,6 +100,7 @@ class ReversibleEditor(Editor):
             self._restore(self._history.pop())
             raise
         self._undone.clear()
+        self._learned[self.steps] = max(self._learned.values(), default=0) + 1
         return report
 
     def undo(self) -> None:

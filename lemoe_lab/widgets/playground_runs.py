@@ -116,8 +116,7 @@ class Run:
             while session.steps < batches:
                 session.step(on_step, between=checkpoint)
             self.doing, self.share = "measuring everything once more", 1.0
-            for batch in self._stream:
-                session.evaluator.measure(batch, batches, between=checkpoint)
+            session.evaluator.measure(self._stream.batches, batches, between=checkpoint)
             session.evaluate()
             return self._row(probes.order(session))
 

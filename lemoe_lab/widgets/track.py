@@ -69,15 +69,15 @@ class Track:
         self.immediate = {edit: v for edit, v in self.immediate.items() if edit in present}
         self.locality = {step: v for step, v in self.locality.items() if step <= steps}
         self.routes = {step: v for step, v in self.routes.items() if step <= steps}
-        self.now = {}
-        for batch in applied:
-            fresh = batch.step == steps
-            rows = session.evaluator.measure(batch, steps, *(() if fresh else (["reliability"],)))
-            if fresh and batch.edits[0].id not in self.immediate:
-                self._note_batch(steps, rows)
-            self.now |= {
-                row[2]: row[6] for row in rows if row[3] == "reliability" and row[5] == SCORER
-            }
+        rows = session.evaluator.measure(applied[:-1], steps, ["reliability"])
+        latest = session.evaluator.measure(applied[-1:], steps)
+        if applied and applied[-1].edits[0].id not in self.immediate:
+            self._note_batch(steps, latest)
+        self.now = {
+            edit: value
+            for _, _, edit, metric, _, scorer, value in rows + latest
+            if metric == "reliability" and scorer == SCORER
+        }
         self.routes[steps] = self._present_routes(applied)
 
     def _note_batch(self, step: int, rows: list[tuple]) -> None:
