@@ -188,9 +188,11 @@ class EditStream(_Frozen):
             calibration=self.calibration,
         )
 
-    def with_batch(self, edits: Sequence[Edit]) -> EditStream:
-        """The same stream with one more batch at its end."""
-        return self.with_groups([*(batch.edits for batch in self.batches), edits])
+    def with_batch(self, edits: Sequence[Edit], at: int | None = None) -> EditStream:
+        """The same stream with one more batch after its first ``at`` ones; None: at its end."""
+        groups = [batch.edits for batch in self.batches]
+        at = len(groups) if at is None else at
+        return self.with_groups([*groups[:at], edits, *groups[at:]])
 
     def merged(self) -> EditStream:
         """All edits in one batch: batch mode instead of lifelong mode.

@@ -100,6 +100,16 @@ class EditSession:
         return self.editor.steps
 
     @property
+    def redoable(self) -> int:
+        """How many undone batches :meth:`redo` can bring back."""
+        return len(self._undone)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the host is this session's; False once it was closed."""
+        return self._open
+
+    @property
     def metrics(self) -> pd.DataFrame:
         """One row per measurement: step, batch, edit, metric, group, scorer, value."""
         return pd.DataFrame(self._rows, columns=metrics.COLUMNS)
@@ -242,25 +252,46 @@ class EditSession:
 
     # Growing
 
-    def add_batch(self, edits: Sequence[Edit]) -> None:
-        """Append a batch of edits to the stream; it is learned by the next steps."""
-        stream = self.stream.with_batch(edits)
-        encode_batch(self.host, stream.batches[-1])
+    def add_batch(self, edits: Sequence[Edit], at: int | None = None) -> None:
+        """Put a batch of edits into the stream after its first ``at`` batches; None: at its end.
+
+        Raises
+        ------
+        EditError
+            If an edit does not fit the host, or the place lies among the applied batches.
+        """
+        at = len(self.stream) if at is None else at
+        if not self.steps <= at <= len(self.stream):
+            raise EditError(
+                f"a batch can join after {self.steps} to {len(self.stream)} batches, not after "
+                f"{at}; undo batches first to go further back"
+            )
+        stream = self.stream.with_batch(edits, at)
+        encode_batch(self.host, stream.batches[at])
         self.stream = stream
+        if at < self.steps + self.redoable:
+            self._undone.clear()
         if self._folder:
             self._folder.describe(self._config())
 
     # Files
 
-    def save(self, folder: str | Path) -> None:
-        """Write the run; from now on every step is written there as soon as it is done."""
+    def save(self, folder: str | Path, follow: bool = True) -> None:
+        """Write the run; from now on every step is written there as soon as it is done.
+
+        Without ``follow`` the folder is a copy of this moment, and later steps leave it alone.
+        """
         self._require_open()
-        run = RunFolder(folder)
-        if self._folder is None or self._folder.path != run.path:
+        run, followed = RunFolder(folder), self._folder
+        if followed is None or followed.path != run.path:
             run.start(self._config(), self.editor.step_state(0))
             self._folder = run
-        self._write_missing_steps()
-        run.finish(self.editor.state_dict(), self.metrics)
+        try:
+            self._write_missing_steps()
+            run.finish(self.editor.state_dict(), self.metrics)
+        finally:
+            if not follow:
+                self._folder = followed
 
     def _config(self) -> dict:
         with self.editor.unedited():

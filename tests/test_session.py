@@ -279,3 +279,35 @@ def test_a_batch_that_is_learned_in_place_of_another_is_measured_anew(host, stre
         metrics = session.evaluate()
         session.evaluator.reuse = False
         assert session.evaluate().equals(metrics)
+
+
+def test_a_batch_can_join_right_after_the_applied_ones(host, stream, session):
+    session.jump(2)
+    session.undo()
+    edit = Edit(id="mine", prompt="The capital of Nowhere is", target="Wilport")
+    session.add_batch([edit], at=1)
+    assert session.redoable == 0
+    session.step()
+    assert host.generate(edit.prompt) == "Wilport"
+    assert [len(batch) for batch in session.stream] == [8, 1, 8, 8]
+
+
+def test_a_batch_cannot_join_before_the_applied_ones(session):
+    session.jump(2)
+    edit = Edit(id="mine", prompt="The capital of Nowhere is", target="Wilport")
+    with pytest.raises(ll.EditError, match="after 2 to 3 batches, not after 1"):
+        session.add_batch([edit], at=1)
+
+
+def test_a_copy_is_left_alone_by_later_steps(session, tmp_path):
+    session.step()
+    session.save(tmp_path / "copy", follow=False)
+    session.step()
+    assert len(storage.RunFolder(tmp_path / "copy").journal()) == 1
+
+
+def test_a_copy_does_not_end_the_writing_of_the_run(session, tmp_path):
+    session.save(tmp_path / "run")
+    session.save(tmp_path / "copy", follow=False)
+    session.step()
+    assert len(storage.RunFolder(tmp_path / "run").journal()) == 1

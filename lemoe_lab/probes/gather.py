@@ -76,15 +76,12 @@ def live(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.DataF
         raise ValueError("this probe asks the edited host: pass an open session, not a frame")
 
     def checked(session: Any) -> pd.DataFrame:
-        try:
-            with session.at(session.steps):
-                pass
-        except RuntimeError as error:
+        if not session.is_open:
             raise ValueError(
                 f"{session!r} is closed, and this probe asks the edited host; call it inside the "
                 "`with` block of the session (several frames: pandas.concat), or open a saved run "
                 "with EditSession.resume"
-            ) from error
+            )
         if not session.steps:
             raise ValueError("nothing was learned yet; apply a batch first, with session.step()")
         return measure(session)

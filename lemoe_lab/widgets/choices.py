@@ -24,6 +24,7 @@ PLANNERS: dict[str, type[planning.Planner]] = {
         planning.TopicOrder,
         planning.KMeansOrder,
         planning.HierarchicalOrder,
+        planning.MixedOrder,
     )
 }
 LEMOE_VARIANTS = {

@@ -53,11 +53,11 @@ def export_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 
 def export_session(session: EditSession, folder: str | Path) -> list[Path]:
-    """The run in a new folder ``session-N``, where later steps are written as well."""
+    """The run as it is now in a new folder ``session-N``."""
     number = 1
     while (path := _folder(folder) / f"session-{number}").exists():
         number += 1
-    session.save(path)
+    session.save(path, follow=False)
     return [path]
 
 

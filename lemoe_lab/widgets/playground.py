@@ -23,9 +23,9 @@ from .panel import Panel, button, card, escape, markup, row
 from .playground_face import face
 from .playground_model import SMALL, Event, PlaygroundModel
 from .playground_views import draw_order, draw_runs, run_label, runs_html
+from .worker import Worker
 
 TITLE = "Order playground"
-SLICE, PAUSE = 0.06, 0.005  # seconds of work, and of rest for the kernel's other duties
 FORMING = 0.25  # seconds between two batches while they form
 ORDER_SIZE, RUNS_WIDTH, RUN_HEIGHT = (9.6, 4.1), 9.6, 0.34  # inches
 PLANNED = "Edits as points, coloured by batch, and the sizes of the batches"
@@ -52,9 +52,14 @@ class OrderPlayground(Panel):
         self.model = PlaygroundModel(stream, host, editor, edits)
         self._following = False
         self._newest = 0  # the run that was last added
-        self._task: asyncio.Task | None = None
         self._forming: asyncio.Task | None = None
-        self.error = markup("", "lemoe-error")
+        self.worker = Worker(
+            self.model.tick,
+            self.model.wait,
+            lambda: self.model.running is not None,
+            self._show_progress,
+        )
+        self.error = self.worker.error
         self.facts = markup("", "lemoe-faint")
         self._make_planning()
         self._make_running()
@@ -126,13 +131,14 @@ class OrderPlayground(Panel):
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model, show its error, start the work it asks for."""
-        self.error.value = ""
-        try:
-            command()
-        except Exception as error:
-            self._show_error(error)
+        self.worker.act(command)
         self._follow_order()
-        self._start_work()
+
+    async def finished(self) -> None:
+        """Wait until nothing runs or forms: for the cell after one that started something."""
+        await self.worker.finished()
+        if self._forming:
+            await self._forming
 
     def _chooser(self, wanted: str) -> Callable[[dict], None]:
         def choose(change: dict) -> None:
@@ -179,40 +185,6 @@ class OrderPlayground(Panel):
 
     def _clear(self) -> None:
         self.act(self.model.clear)
-
-    # Work
-
-    def _start_work(self) -> None:
-        if self.model.running is None or (self._task and not self._task.done()):
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a plain script: nobody else is waiting
-            self._guarded(self.model.wait)
-        else:
-            self._task = loop.create_task(self._work())
-
-    async def _work(self) -> None:
-        while self._guarded(lambda: self.model.tick(SLICE)):
-            await asyncio.sleep(PAUSE)
-
-    async def finished(self) -> None:
-        """Wait until nothing runs or forms: for the cell after one that started something."""
-        for task in (self._task, self._forming):
-            if task:
-                await task
-
-    def _guarded(self, work: Callable[[], object]) -> object:
-        try:
-            return work()
-        except Exception as error:
-            self._show_error(error)
-            return False
-        finally:
-            self._show_progress()
-
-    def _show_error(self, error: Exception) -> None:
-        self.error.value = escape(str(error) or type(error).__name__)
 
     # What the page shows
 

@@ -30,9 +30,6 @@ from .points import Axes2, principal_axes
 SMALL = 48  # edits of a run unless more are asked for
 MOST_RUNS = 8
 Event = Literal["progress", "planned", "runs"]
-ORDERS: dict[str, type[planning.Planner]] = PLANNERS | {
-    planning.MixedOrder.name: planning.MixedOrder
-}
 
 
 class PlaygroundModel:
@@ -59,7 +56,7 @@ class PlaygroundModel:
     ) -> None:
         self.source, self.host = stream, host
         self.specs = editor_specs(editor or LEMoE())
-        self.planners = (AS_GIVEN, *ORDERS)
+        self.planners = (AS_GIVEN, *PLANNERS)
         self.runs: list[OrderRun] = []
         self.running: Run | None = None
         self.on_event: list[Callable[[Event], None]] = []
@@ -241,11 +238,11 @@ def planned(source: EditStream, order: Order, host: Host) -> EditStream:
     available = len(source.edits)
     if not 1 <= order.edits <= available:
         raise EditError(f"edits must lie between 1 and {available}, not {order.edits}")
-    if order.planner not in (AS_GIVEN, *ORDERS):
+    if order.planner not in (AS_GIVEN, *PLANNERS):
         raise EditError(
-            f"planner must be one of {', '.join([AS_GIVEN, *ORDERS])}, not {order.planner!r}"
+            f"planner must be one of {', '.join([AS_GIVEN, *PLANNERS])}, not {order.planner!r}"
         )
     stream = rebatched(source, order.batch_size, order.edits)
     if order.planner == AS_GIVEN:
         return stream
-    return ORDERS[order.planner](seed=order.seed).plan(stream, host)
+    return PLANNERS[order.planner](seed=order.seed).plan(stream, host)

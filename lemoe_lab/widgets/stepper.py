@@ -8,7 +8,6 @@ in short slices, so that the kernel answers clicks, questions and cells in betwe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import ipywidgets
@@ -21,8 +20,8 @@ from .stepper_face import face
 from .stepper_model import Event, StepperModel
 from .stepper_views import LiveView, LocalityCurves, ReliabilityCurve, RoutingHeatmap
 from .transport import ChoiceBox, Transport, status_html
+from .worker import Worker
 
-SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
 TITLE = "Edit stepper"
 
 
@@ -40,10 +39,15 @@ class EditStepper(Panel):
 
     def __init__(self, session: EditSession, folder: str = "edit_stepper") -> None:
         self.model = StepperModel(session)
-        self._task: asyncio.Task | None = None
-        self.error = markup("", "lemoe-error")
         self.facts = markup("", "lemoe-faint")
         self.transport = Transport(self.model, self.act)
+        self.worker = Worker(
+            self.model.tick,
+            self.model.wait,
+            lambda: self.model.phase == "training",
+            self.transport.follow,
+        )
+        self.error = self.worker.error
         self.choice = ChoiceBox(self.model, self.act)
         self.views = {
             "Reliability": LiveView(ReliabilityCurve, "Reliability of each batch, then and now"),
@@ -58,7 +62,14 @@ class EditStepper(Panel):
         self.tabs.selected_index = 0
         figures = row(*(card(title, view) for title, view in self.views.items()))
         figures.add_class("lemoe-figures")
-        body = [self.facts, self.transport.box, self.choice.box, self.error, figures, self.tabs]
+        body = [
+            self.facts,
+            self.transport.box,
+            self.choice.box,
+            self.error,
+            figures,
+            self.tabs,
+        ]
         keys = {"space": self._space, "left": self._left, "right": self._right}
         super().__init__(TITLE, body, keys)
         self.model.on_event.append(self._hear_model)
@@ -69,12 +80,11 @@ class EditStepper(Panel):
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model, show its error, start the work it asks for."""
-        self.error.value = ""
-        try:
-            command()
-        except Exception as error:
-            self._show_error(error)
-        self._start_work()
+        self.worker.act(command)
+
+    async def finished(self) -> None:
+        """Wait until nothing is being learned: for the cell after one that started something."""
+        await self.worker.finished()
 
     def _space(self) -> None:
         self.act(self.model.toggle)
@@ -84,37 +94,6 @@ class EditStepper(Panel):
 
     def _right(self) -> None:
         self.act(self.model.redo if self.model.can_redo else self.model.step)
-
-    def _start_work(self) -> None:
-        if self.model.phase != "training" or (self._task and not self._task.done()):
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a plain script: nobody else is waiting
-            self._guarded(self.model.wait)
-        else:
-            self._task = loop.create_task(self._work())
-
-    async def _work(self) -> None:
-        while self._guarded(lambda: self.model.tick(SLICE)):
-            await asyncio.sleep(PAUSE)
-
-    async def finished(self) -> None:
-        """Wait until nothing is being learned: for the cell after one that started something."""
-        if self._task:
-            await self._task
-
-    def _guarded(self, work: Callable[[], object]) -> object:
-        try:
-            return work()
-        except Exception as error:
-            self._show_error(error)
-            return False
-        finally:
-            self.transport.follow()
-
-    def _show_error(self, error: Exception) -> None:
-        self.error.value = escape(f"{error or type(error).__name__}")
 
     # What the page shows
 

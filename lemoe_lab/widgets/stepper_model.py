@@ -14,7 +14,7 @@ command that leads away from a half-learned batch abandons it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -57,7 +57,6 @@ class StepperModel:
         self._target: int | None = None  # learn until so many batches are applied
         self._held = False
         self._running: RunningBatch | None = None
-        self._redoable = 0
         self._next_batch_at = 0.0
         self.track = Track(session)
 
@@ -91,7 +90,7 @@ class StepperModel:
 
     @property
     def can_redo(self) -> bool:
-        return self._redoable > 0 and self._running is None
+        return self.session.redoable > 0 and self._running is None
 
     @property
     def can_learn(self) -> bool:
@@ -138,7 +137,7 @@ class StepperModel:
         """Apply the batch that was last taken back, without training."""
         if not self.can_redo:
             raise EditError("nothing to redo: no batch was taken back since the last step")
-        self._redo_once()
+        self.session.redo()
         self._settle()
 
     def jump(self, step: int) -> None:
@@ -147,8 +146,8 @@ class StepperModel:
             raise EditError(f"step must lie between 0 and {self.batches}, not {step}")
         self.abandon()
         self._go_back(step)
-        while self.steps < step and self._redoable:
-            self._redo_once()
+        while self.steps < step and self.session.redoable:
+            self.session.redo()
         self._settle()
         if self.steps < step:
             self._learn_up_to(step)
@@ -174,7 +173,7 @@ class StepperModel:
         groups = [*(batch.edits for batch in self.source), *([edit] for _, edit in self.added)]
         source = self.source.with_groups(groups)
         self.session = remade(self.session, source, choice, self.specs)
-        self.choice, self.source, self.added, self._redoable = choice, source, [], 0
+        self.choice, self.source, self.added = choice, source, []
         self.step_seconds.clear()
         self.track = Track(self.session)
         self._tell("remade")
@@ -197,10 +196,8 @@ class StepperModel:
             )
         done = self.steps + (self._running is not None)
         to_the_end = self._target == self.batches
-        groups: list[Sequence[Edit]] = [batch.edits for batch in session.stream]
-        session.stream = session.stream.with_groups([*groups[:done], [edit], *groups[done:]])
+        session.add_batch([edit], at=done)
         self.added.append((done, edit))
-        self._redoable = 0
         self._tell("grown")
         self._learn_up_to(self.batches if to_the_end else max(done + 1, self._target or 0))
         return edit
@@ -265,7 +262,7 @@ class StepperModel:
         if not ended:
             self._tell("progress")
             return
-        self._running, self._redoable = None, 0
+        self._running = None
         self.step_seconds.append(running.seconds)
         self._next_batch_at = time.perf_counter() + self.delay
         self._settle()
@@ -284,11 +281,6 @@ class StepperModel:
     def _go_back(self, step: int) -> None:
         while self.steps > step:
             self.session.undo()
-            self._redoable += 1
-
-    def _redo_once(self) -> None:
-        self.session.redo()
-        self._redoable -= 1
 
     def _settle(self) -> None:
         """After the number of applied batches has changed."""
