@@ -133,6 +133,31 @@ class Router(nn.Module, ABC):
         """Grow by the tensors of :meth:`step_state`."""
 
 
+class ConstantRouter(Router):
+    """Sends every input to one expert, or to none: for asking what a single expert knows."""
+
+    def __init__(self, feature: str, expert: int) -> None:
+        super().__init__()
+        self.feature, self.expert = feature, expert
+
+    def route(self, features: Tensor) -> Routes:
+        expert = torch.full((len(features),), self.expert, device=features.device)
+        gate = features.new_full((len(features),), float(self.expert != BYPASS))
+        return single_routes(expert, gate)
+
+    def grow(self, features: Tensor, expert: int) -> None:
+        raise NotImplementedError("a constant router learns nothing")
+
+    def calibration_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        return {}
+
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        raise NotImplementedError("a constant router learns nothing")
+
+
 class SoftmaxRouter(Router):
     """The router of a conventional mixture of experts.
 

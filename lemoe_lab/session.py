@@ -21,9 +21,10 @@ from . import editors, evaluation, metrics
 from .editors.base import Editor, OnStep, TrainingReport, encode_batch
 from .edits import Edit, EditError, EditStream, normalise
 from .host import Host, load_host
+from .memory import PeakMemory
 from .storage import RunError, RunFolder
 
-REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds")
+REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds", "peak_bytes")
 
 
 @dataclass
@@ -48,6 +49,15 @@ class EditSession:
         If given, every step is written there as soon as it is done.
     progress
         Show progress bars in :meth:`run` and :meth:`jump`.
+    immediate
+        Which metrics of a batch :meth:`step` measures; :meth:`evaluate` measures all.
+
+    Attributes
+    ----------
+    reports
+        One dict for every applied batch: ``losses`` and ``experts`` as in
+        :class:`~lemoe_lab.editors.base.TrainingReport`, ``train_seconds``, ``evaluate_seconds``,
+        and ``peak_bytes``, the memory that learning took beyond what was held before.
 
     Raises
     ------
@@ -64,9 +74,10 @@ class EditSession:
         stream: EditStream,
         folder: str | Path | None = None,
         progress: bool = True,
+        immediate: Sequence[str] = metrics.METRICS,
     ) -> None:
         self.host, self.editor, self.stream = host, editor, stream
-        self.progress = progress
+        self.progress, self.immediate = progress, tuple(immediate)
         host.require_free()
         check_stream(host, stream)
         self._start()
@@ -76,7 +87,7 @@ class EditSession:
     def _start(self, calibration: dict[str, Tensor] | None = None) -> None:
         self.editor.attach(self.host, self.stream, calibration)
         self.evaluator = evaluation.Evaluator(self.host, self.editor)
-        self.reports: list[dict] = []  # of every applied batch: losses, experts, seconds
+        self.reports: list[dict] = []
         self._rows: list[tuple] = []
         self._undone: list[_Undone] = []
         self._folder: RunFolder | None = None
@@ -132,20 +143,22 @@ class EditSession:
             )
         batch = self.stream.batches[self.steps]
         started = time.perf_counter()
-        report = self.editor.edit(batch, on_step)
+        with PeakMemory(self.host.device) as memory:
+            report = self.editor.edit(batch, on_step)
         trained = time.perf_counter()
         try:
-            rows = self.evaluator.measure(batch, self.steps, between=between)
+            rows = self.evaluator.measure(batch, self.steps, self.immediate, between)
         except BaseException:
             self.editor.undo()
             self._undone.clear()
             raise
-        seconds = {
+        cost = {
             "train_seconds": trained - started,
             "evaluate_seconds": time.perf_counter() - trained,
+            "peak_bytes": memory.bytes,
         }
         self._undone.clear()
-        self._commit(rows, {"losses": report.losses, "experts": report.experts} | seconds)
+        self._commit(rows, {"losses": report.losses, "experts": report.experts} | cost)
         return report
 
     def _commit(self, rows: list[tuple], report: dict) -> None:
@@ -206,10 +219,9 @@ class EditSession:
         """Measure all applied batches (before the first step: all batches, unedited)."""
         self._require_open()
         step = self.steps
-        batches = self.stream.batches[: step - 1] if step else self.stream.batches
+        batches = self.stream.batches[:step] if step else self.stream.batches
         rows = self.evaluator.measure(batches, step)
-        immediate = [row for row in self._rows if row[0] != step or (step and row[1] == step)]
-        self._rows = immediate + rows
+        self._rows = [row for row in self._rows if row[0] != step] + rows
         if self._folder:
             self._folder.finish(self.editor.state_dict(), self.metrics)
         return self.metrics
@@ -303,6 +315,7 @@ class EditSession:
                 "settings": self.editor.config.model_dump(mode="json"),
             },
             "stream": self.stream.model_dump(mode="json"),
+            "immediate": self.immediate,
         }
 
     @classmethod
@@ -334,6 +347,7 @@ class EditSession:
         session = cls.__new__(cls)
         editor = getattr(editors, config["editor"]["class"])(**config["editor"]["settings"])
         session.host, session.editor, session.progress = host, editor, True
+        session.immediate = tuple(config["immediate"])
         session.stream = EditStream.model_validate(config["stream"])
         session._start(run.calibration())
         try:

@@ -121,6 +121,12 @@ class Editor(ABC):
             for key, tensor in self.step_state(step).items()
         }
 
+    @property
+    def added_values(self) -> int:
+        """How many numbers answer beside the host's own weights."""
+        steps = range(self.steps + 1) if self.experts_frozen else {0, self.steps}
+        return sum(t.numel() for step in steps for t in self.step_state(step).values())
+
     def features(self, states: LayerStates) -> Tensor:
         """What routing looks at, one row per prompt; (B, 0) for editors that do not route."""
         return torch.empty(len(states.sequences), 0)

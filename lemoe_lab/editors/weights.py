@@ -117,6 +117,10 @@ class WeightEditor(ReversibleEditor):
 
     # State
 
+    @property
+    def added_values(self) -> int:
+        return 0
+
     def step_state(self, step: int) -> dict[str, Tensor]:
         if step == 0:
             return self.calibrated

@@ -21,12 +21,15 @@ from .look import (
 )
 from .order import order_violin, similarity_scatter
 from .routing import routing_consistency, routing_heatmap
+from .scaling import scaling
 from .scores import score_table
+from .tracing import causal_tracing, tracing_by_layer
 
 __all__ = [
     "METHOD_COLOURS",
     "OTHER_COLOURS",
     "caption",
+    "causal_tracing",
     "drift",
     "figures_folder",
     "forgetting_matrix",
@@ -38,7 +41,9 @@ __all__ = [
     "routing_consistency",
     "routing_heatmap",
     "save",
+    "scaling",
     "score_table",
     "similarity_scatter",
     "style",
+    "tracing_by_layer",
 ]

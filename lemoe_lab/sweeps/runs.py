@@ -100,6 +100,10 @@ class Run(_Plain):
         What results call the editor; None: its own name. It decides nothing else.
     keep
         The metrics to store.
+    immediate
+        The metrics that are measured of each batch right after it was learned.
+    measured_at
+        Steps after which all batches so far are measured, beside the last one.
     probes
         Probes to ask before the session closes, by name: those of ``lemoe_lab.probes`` that take
         sessions, and ``similarity``.
@@ -115,6 +119,8 @@ class Run(_Plain):
     merged: bool = False
     label: str | None = None
     keep: tuple[str, ...] = metrics.METRICS
+    immediate: tuple[str, ...] = metrics.METRICS
+    measured_at: tuple[int, ...] = ()
     probes: tuple[str, ...] = ()
     host: str = "almanac"
     fingerprint: str | None = None
@@ -136,7 +142,7 @@ class Run(_Plain):
     def _planner_with_all_settings(cls, choice: Choice | None) -> Choice | None:
         return choice and Choice.of(choice.made(planning, Planner))
 
-    @field_validator("keep")
+    @field_validator("keep", "immediate")
     @classmethod
     def _known_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return _known(names, metrics.METRICS, "metric")
@@ -180,7 +186,11 @@ class Run(_Plain):
 def execute(run: Run, host: Host) -> dict[str, pd.DataFrame]:
     """Compute a run in this process: ``measurements``, and a table for each of its probes."""
     editor = run.editor.made(editors, Editor)
-    with EditSession(host, editor, run.planned(host), progress=False) as session:
+    settings = {"progress": False, "immediate": run.immediate}
+    with EditSession(host, editor, run.planned(host), **settings) as session:
+        for step in sorted(run.measured_at):
+            session.jump(min(step, len(session.stream)))
+            session.evaluate()
         session.run()
         table = probes.measurements(session)
         tables = {MEASUREMENTS: table[table["metric"].isin(run.keep)].reset_index(drop=True)}
@@ -202,6 +212,8 @@ def grid(
     seeds: Iterable[int] | None = None,
     merged: bool = False,
     keep: Iterable[str] = metrics.METRICS,
+    immediate: Iterable[str] = metrics.METRICS,
+    measured_at: Iterable[int] = (),
     probes: Iterable[str] = (),
 ) -> list[Run]:
     """A run for every stream, seed, order and editor.
@@ -216,7 +228,7 @@ def grid(
         Every seed draws every ``AlmanacStream``; None leaves the streams their own seeds.
     orders
         Planners, with seeds of their own; None is the stream's own order.
-    merged, keep, probes
+    merged, keep, immediate, measured_at, probes
         As in :class:`Run`, for all runs.
 
     Raises
@@ -235,6 +247,8 @@ def grid(
         "dtype": str(host.model.dtype).removeprefix("torch."),
         "merged": merged,
         "keep": tuple(keep),
+        "immediate": tuple(immediate),
+        "measured_at": tuple(measured_at),
         "probes": tuple(probes),
     }
     orders = list(orders)

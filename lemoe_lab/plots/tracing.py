@@ -1,0 +1,123 @@
+"""Which layers carry a fact: what of it comes back when one part of the host is restored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from .. import probes
+from ..probes.tracing import PARTS, TOKENS, Part
+from .look import GREY, LINE_STYLES, axes_for, caption, inches_across, legend_above, shown, style
+
+PART_COLOURS = {"state": "#332288", "ffn": "#117733", "attention": "#CC6677"}
+PART_LABELS = {"state": "layer output", "ffn": "FFN", "attention": "attention"}
+DOTTED = {"color": GREY, "linewidth": 1, "linestyle": (0, (1, 3))}
+ROOM_FOR_A_NUMBER = 0.42  # inches; what a cell must measure
+
+
+@style()
+def causal_tracing(table: pd.DataFrame, ax: Axes | None = None, part: Part = "state") -> Axes:
+    """Mean indirect effect of one part of every layer (columns) at every group of tokens (rows).
+
+    ``table`` comes from ``probes.causal_tracing``. The colours end at the total effect: there
+    the whole answer is back. Negative effects have the colour of none.
+    """
+    rows = _of_part(table, part)
+    summary = probes.tracing_summary(rows)
+    cells = summary.pivot_table(index="token", columns="layer", values="effect")
+    cells = cells.reindex([token for token in TOKENS if token in cells.index])
+    total = _total_effect(rows)
+    ax = axes_for(ax, (max(6.0, 3 + 0.7 * len(cells.columns)), 4.6))
+    look = {"cmap": "cividis", "aspect": "auto", "interpolation": "nearest"}
+    image = ax.imshow(cells, vmin=0, vmax=max(total, 1e-9), **look)
+    if inches_across(ax) / len(cells.columns) >= ROOM_FOR_A_NUMBER:
+        for (row, column), value in np.ndenumerate(cells.to_numpy()):
+            colour = "black" if value > 0.55 * total else "white"
+            text = shown(round(value, 2) + 0.0)  # never -0.00
+            ax.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    ax.set_yticks(range(len(cells)), cells.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(_layers(rows, part))
+    ax.set_ylabel("restored at")
+    ax.set_title(f"{PART_LABELS[part]} restored", loc="left")
+    beside = ax.inset_axes((1.03, 0, 0.04, 1))
+    bar = ax.figure.colorbar(image, cax=beside, label="mean indirect effect")
+    bar.outline.set_visible(False)
+    _caption(ax, rows, f"total effect {shown(total)}")
+    return ax
+
+
+@style()
+def tracing_by_layer(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    tokens: Sequence[str] = ("last prompt", "last subject"),
+) -> Axes:
+    """Mean indirect effect over layers: a colour per part, a line style per token.
+
+    ``table`` comes from ``probes.causal_tracing``; ``tokens`` are some of its groups, up to four.
+    Shaded: 95% bootstrap interval over facts. The grey line is the total effect: there the
+    whole answer is back.
+    """
+    lines = dict(zip(tokens, LINE_STYLES, strict=False))
+    for token in tokens:
+        if token not in lines or token not in set(table["token"]):
+            held = ", ".join(repr(name) for name in table["token"].unique())
+            raise ValueError(f"tokens must be up to {len(LINE_STYLES)} of {held}, not {token!r}")
+    rows = table[table["token"].isin(lines)]
+    summary = probes.tracing_summary(rows)
+    ax = axes_for(ax, (8, 5))
+    total = _total_effect(rows)
+    ax.axhline(total, **DOTTED)
+    shown_parts = [part for part in PARTS if part in set(summary["part"])]
+    for part in shown_parts:
+        for token, line in lines.items():
+            chosen = (summary["part"] == part) & (summary["token"] == token)
+            cells = summary[chosen].sort_values("layer")
+            look = {"color": PART_COLOURS[part], "linestyle": line, "marker": "o", "markersize": 5}
+            ax.plot(cells["layer"], cells["effect"], label=f"{PART_LABELS[part]}, {token}", **look)
+            bounds = cells["low"], cells["high"]
+            ax.fill_between(cells["layer"], *bounds, color=look["color"], alpha=0.15, linewidth=0)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    ax.set_xlabel(_layers(rows, *shown_parts))
+    ax.set_ylabel("mean indirect effect\non the answer's probability")
+    parts = [Line2D([], [], color=PART_COLOURS[p], label=PART_LABELS[p]) for p in shown_parts]
+    places = [Line2D([], [], color=GREY, linestyle=lines[t], label=f"at the {t}") for t in lines]
+    legend_above(ax, handles=[*parts, *places, Line2D([], [], **DOTTED, label="total effect")])
+    _caption(ax, rows, "shaded: 95% bootstrap interval over facts")
+    return ax
+
+
+def _of_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
+    rows = table[table["part"] == part]
+    if rows.empty:
+        held = ", ".join(table["part"].unique()) or "no rows"
+        raise ValueError(f"no part {part!r} in the table; it has {held}")
+    return rows
+
+
+def _total_effect(rows: pd.DataFrame) -> float:
+    """Mean over facts, each counted once."""
+    by_fact = rows.groupby("fact")[["clean", "corrupted"]].mean()
+    return float((by_fact["clean"] - by_fact["corrupted"]).mean())
+
+
+def _layers(rows: pd.DataFrame, *parts: str) -> str:
+    window = rows["window"].max()
+    if window == 1 or set(parts) == {"state"}:
+        return "layer"
+    return f"layer (FFN and attention: the middle of {window} restored together)"
+
+
+def _caption(ax: Axes, rows: pd.DataFrame, last: str) -> None:
+    facts, samples = rows["fact"].nunique(), rows["samples"].max()
+    count = f"n = {facts:,} facts, {samples} draws of noise each ({rows['noise'].max():g} sd)"
+    caption(ax, rows, count=count, measured=f"host: {rows['host'].iloc[0]}; {last}")

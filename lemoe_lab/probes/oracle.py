@@ -1,0 +1,60 @@
+"""LEMoE's ceiling: what its experts know if every question found the right one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from .. import metrics
+from ..routing import BYPASS, ConstantRouter
+from .forgetting import measurements
+from .gather import Sessions, labelled
+
+SUFFIX = ", oracle routing"
+ASKED = ("reliability", "generality")
+
+
+def oracle(sessions: Sessions) -> pd.DataFrame:
+    """Measurements after the last step with routes that know the answer.
+
+    Prompts and rewordings go to the expert that learned their edit, locality prompts to none.
+    Columns as in ``measurements``; the editor's name says ``oracle routing``.
+
+    Raises
+    ------
+    ValueError
+        For an editor whose batches do not have an expert each.
+    """
+    tables = []
+    for label, session in labelled(sessions):
+        if not session.editor.experts_frozen:
+            raise ValueError(
+                f"{label} has no expert of its own for every batch; the oracle needs LEMoE with "
+                "new module insertion"
+            )
+        tables.append(measurements({label + SUFFIX: _measure(session)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+class _Asked:
+    """What ``measurements`` reads of a session."""
+
+    def __init__(self, session: Any, rows: list[tuple]) -> None:
+        self.stream, self.editor = session.stream, session.editor
+        self.metrics = pd.DataFrame(rows, columns=metrics.COLUMNS)
+
+
+def _measure(session: Any) -> _Asked:
+    adaptor, applied = session.editor.adaptor, session.stream.batches[: session.steps]
+    router = adaptor.router
+    rows: list[tuple] = []
+    try:
+        for batch in applied:
+            adaptor.router = ConstantRouter(router.feature, batch.step - 1)
+            rows += session.evaluator.measure(batch, session.steps, ASKED)
+        adaptor.router = ConstantRouter(router.feature, BYPASS)
+        rows += session.evaluator.measure(applied, session.steps, ["locality"])
+    finally:
+        adaptor.router = router
+    return _Asked(session, rows)
