@@ -1,6 +1,6 @@
-"""Where edits come from.
+"""The Almanac: the fictional facts that the embedded host knows, as streams of edits.
 
-    stream = datasets.almanac(edits=300, batch_size=30, seed=0)
+    stream = almanac(edits=300, batch_size=30, seed=0)
     stream.edits[0].prompt, stream.edits[0].old_answer, stream.edits[0].target
 
 Streams are drawn with seeds of their own and are the same on every machine.
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
+from ..edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _SPLITS = {"update": ("edit",), "new": ("new",), "mixed": ("edit", "new")}
 NEAR_PROMPTS = 2
 

@@ -1,0 +1,23 @@
+"""Where edits come from: the embedded Almanac, published files, and your own facts.
+
+stream = datasets.almanac(edits=300, batch_size=30, seed=0)
+stream = datasets.zsre("zsre_mend_eval.json", batch_size=30)
+stream = datasets.from_csv("facts.csv", batch_size=10)
+"""
+
+from .embedded import almanac, almanac_facts, almanac_prose, data_folder
+from .published import counterfact, hallucination, zsre
+from .records import from_csv, from_dataframe, from_records
+
+__all__ = [
+    "almanac",
+    "almanac_facts",
+    "almanac_prose",
+    "counterfact",
+    "data_folder",
+    "from_csv",
+    "from_dataframe",
+    "from_records",
+    "hallucination",
+    "zsre",
+]
