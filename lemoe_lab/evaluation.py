@@ -28,7 +28,11 @@ BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
 
 @dataclass
 class Question:
-    """One prompt with what counts as right, and its latest score."""
+    """One prompt with what counts as right, and its latest score.
+
+    ``target`` is fed in for teacher-forced scores; ``expected`` is what a generated answer must
+    say: the target, or for locality what the unedited host answers.
+    """
 
     edit: str
     batch: int
@@ -36,6 +40,7 @@ class Question:
     group: str
     prompt: str
     target: str
+    expected: str
     sequence: TokenSequence
     base: Score | None = None
     path: tuple | None = None
@@ -58,6 +63,11 @@ class Rescored:
     question: Question
     path: tuple
     score: Score
+
+    @property
+    def said(self) -> bool:
+        """Whether the score alone shows that greedy decoding says what is expected."""
+        return self.score.reproduced and self.question.target == self.question.expected
 
 
 class Evaluator:
@@ -121,7 +131,7 @@ class Evaluator:
 
     def _prepare(self, batch: EditBatch, between: Between) -> list[Chunk]:
         asked = [question for edit in batch for question in self._questions(edit)]
-        unknown = [prompt for _, _, _, prompt, target in asked if target is None]
+        unknown = [prompt for _, metric, *_, prompt, _ in asked if metric == "locality"]
         known: list[str] = []
         for start in range(0, len(unknown), self.batch_size):
             between()
@@ -130,9 +140,11 @@ class Evaluator:
         answers = iter(known)
         questions = []
         for edit, metric, group, prompt, target in asked:
-            text = next(answers) or "?" if target is None else target
+            expected = next(answers) if metric == "locality" else target
+            text = target or expected or "?"  # something has to be fed in
             sequence = self.host.encode(prompt, text)
-            questions.append(Question(edit, batch.step, metric, group, prompt, text, sequence))
+            question = (edit, batch.step, metric, group, prompt, text, expected, sequence)
+            questions.append(Question(*question))
         chunks = []
         for rows in length_buckets([q.sequence for q in questions], self.batch_size):
             between()
@@ -197,15 +209,15 @@ class Evaluator:
 
         Greedy decoding is left out where the argmax follows the target to its end.
         """
-        open_ = [r for r in stale if r.question.group != "text" and not r.score.reproduced]
+        open_ = [r for r in stale if not (r.question.group == "text" or r.said)]
         open_.sort(key=lambda rescored: len(rescored.question.sequence.prompt))
         said = {id(rescored): True for rescored in stale}
         for start in range(0, len(open_), self.batch_size):
             between()
             asked = open_[start : start + self.batch_size]
             prompts = [rescored.question.prompt for rescored in asked]
-            targets = [rescored.question.target for rescored in asked]
-            answers = self.host.says(prompts, targets, batch_size=self.batch_size)
+            expected = [rescored.question.expected for rescored in asked]
+            answers = self.host.says(prompts, expected, batch_size=self.batch_size)
             said |= zip(map(id, asked), answers, strict=True)
         for rescored in stale:
             question = rescored.question

@@ -62,6 +62,20 @@ def test_heatmap_shows_mean_effects_of_one_part_by_token_and_layer(part):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "restored at")
 
 
+def test_heatmaps_side_by_side_can_share_a_colour_bar():
+    alone = plots.causal_tracing(traced())
+    assert [bar.get_ylabel() for bar in alone.child_axes] == ["mean indirect effect"]
+    assert not plots.causal_tracing(traced(), colour_bar=False).child_axes
+
+
+def test_heatmap_sets_the_whole_subject_apart_and_above():
+    whole = traced().query("token == 'last subject'").assign(token="whole subject")
+    ax = plots.causal_tracing(pd.concat([traced(), whole]))
+    assert ticks(ax.yaxis) == ["whole subject", "last subject", "last prompt"]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0.5, 0.5]]
+    assert not plots.causal_tracing(traced()).lines
+
+
 def test_heatmap_colours_end_at_the_total_effect():
     ax = plots.causal_tracing(traced(), part="attention")
     assert ax.images[0].get_clim() == pytest.approx((0, 0.8))

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .. import probes
-from ..probes.tracing import PARTS, TOKENS, Part
+from ..probes.tracing import PARTS, TOKENS, WHOLE, Part
 from .look import GREY, LINE_STYLES, axes_for, caption, inches_across, legend_above, shown, style
 
 PART_COLOURS = {"state": "#332288", "ffn": "#117733", "attention": "#CC6677"}
@@ -21,11 +21,17 @@ ROOM_FOR_A_NUMBER = 0.42  # inches; what a cell must measure
 
 
 @style()
-def causal_tracing(table: pd.DataFrame, ax: Axes | None = None, part: Part = "state") -> Axes:
+def causal_tracing(
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    part: Part = "state",
+    colour_bar: bool = True,
+) -> Axes:
     """Mean indirect effect of one part of every layer (columns) at every group of tokens (rows).
 
     ``table`` comes from ``probes.causal_tracing``. The colours end at the total effect: there
-    the whole answer is back. Negative effects have the colour of none.
+    the whole answer is back. Negative effects have the colour of none. Of several heatmaps side by
+    side only the last one needs its ``colour_bar``.
     """
     rows = _of_part(table, part)
     summary = probes.tracing_summary(rows)
@@ -47,9 +53,12 @@ def causal_tracing(table: pd.DataFrame, ax: Axes | None = None, part: Part = "st
     ax.set_xlabel(_layers(rows, part))
     ax.set_ylabel("restored at")
     ax.set_title(f"{PART_LABELS[part]} restored", loc="left")
-    beside = ax.inset_axes((1.03, 0, 0.04, 1))
-    bar = ax.figure.colorbar(image, cax=beside, label="mean indirect effect")
-    bar.outline.set_visible(False)
+    if cells.index[0] == WHOLE and len(cells) > 1:
+        ax.axhline(0.5, color="white", linewidth=3)  # several tokens above, one at a time below
+    if colour_bar:
+        beside = ax.inset_axes((1.03, 0, 0.04, 1))
+        bar = ax.figure.colorbar(image, cax=beside, label="mean indirect effect")
+        bar.outline.set_visible(False)
     _caption(ax, rows, f"total effect {shown(total)}")
     return ax
 

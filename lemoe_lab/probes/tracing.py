@@ -29,8 +29,9 @@ from .bootstrap import interval, mean
 Part = Literal["state", "ffn", "attention"]
 
 PARTS: tuple[Part, ...] = ("state", "ffn", "attention")
+WHOLE = "whole subject"
 TOKENS = (
-    "whole subject",
+    WHOLE,
     "first subject",
     "middle subject",
     "last subject",
@@ -188,7 +189,7 @@ class TracedPrompt:
     def restorations(self) -> list[tuple[int, int, str]]:
         """What is restored in turn: the first token, the one after the last, what they are."""
         single = [(place, place + 1, token) for place, token in sorted(self._groups.items())]
-        return [(*self.subject, "whole subject"), *single]
+        return [(*self.subject, WHOLE), *single]
 
     @property
     def _groups(self) -> dict[int, str]:
