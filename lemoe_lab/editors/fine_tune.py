@@ -1,0 +1,207 @@
+"""Constrained fine-tuning, FT-L: one weight, kept near what it was (arXiv 2012.00363, 2202.05262).
+
+    editor = FineTune(epsilon=0.05)
+    editor = FineTune(epsilon=None)           # no constraint
+
+What all editors share that fine-tune one weight of the host stands here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..edits import EditBatch
+from ..host import Host, LayerStates, TokenSequence
+from .base import EditorConfig, OnStep, TrainingReport
+from .weights import WeightEditor
+
+
+class FineTunedLayerConfig(EditorConfig):
+    """Settings of every editor that fine-tunes one weight.
+
+    Parameters
+    ----------
+    layer
+        The decoder layer whose last FFN matrix is tuned, from 0; None: two thirds up.
+    learning_rate
+        Of Adam, without weight decay, its state new at every batch.
+    enough
+        Tuning stops, or passes over a mini-batch, once its loss is below this; the paper's 0.01.
+    """
+
+    layer: int | None = Field(None, ge=0)
+    learning_rate: float = Field(5e-3, gt=0)
+    enough: float = Field(1e-2, ge=0)
+
+
+class FineTuneConfig(FineTunedLayerConfig):
+    """Settings of FT-L, beside those of every fine-tuned layer.
+
+    Parameters
+    ----------
+    steps
+        Adam takes at most this many steps at each batch, each on the whole batch.
+    epsilon
+        How far any entry of the weight may ever be from the unedited one; None: as far as it likes.
+    """
+
+    steps: int = Field(25, ge=1)
+    epsilon: float | None = Field(0.05, gt=0)
+
+
+class FineTunedLayer(WeightEditor):
+    """An editor that tunes the matrix with which one FFN writes to the residual stream."""
+
+    config: FineTunedLayerConfig
+
+    @property
+    def layer(self) -> int:
+        if self.config.layer is not None:
+            return self.config.layer
+        return len(self.host.layers) * 2 // 3
+
+    def _edited_weights(self) -> Sequence[nn.Parameter]:
+        return [self.host.ffn_output(self.layer).weight]
+
+
+class FineTune(FineTunedLayer):
+    """Fine-tuning in a norm ball around the unedited weight W_0 (FT-L).
+
+        minimise (1/n) sum_i -(1/|y_i|) log p_W(y_i | x_i)  subject to  max |W - W_0| <= epsilon
+
+    by Adam, every step followed by the projection W <- W_0 + clip(W - W_0, -epsilon, epsilon).
+    ROME's and MEMIT's baseline (arXiv 2202.05262, 2210.07229) reads all of y_i off the last prompt
+    token; here each token of y_i, EOS included, is predicted at its own place. In a lifelong run
+    the ball stays where it was: around the unedited weight, not around the last batch's.
+    """
+
+    Config = FineTuneConfig
+    config: FineTuneConfig
+
+    def _overwrite(
+        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
+    ) -> TrainingReport:
+        config, host = self.config, self.host
+        states = host.states(sequences, self.layer)
+        losses: list[float] = []
+        with self.trainable() as parameters:
+            descent = Descent(parameters, config.learning_rate, self._project)
+            for step in range(1, config.steps + 1):
+                loss = edit_losses(host, states, self.layer).mean()
+                losses.append(loss.item())
+                if on_step:
+                    on_step(step, config.steps, losses[-1])
+                if losses[-1] < config.enough:
+                    break
+                descent.step(loss + self._penalty(descent.exact))
+        return TrainingReport(losses)
+
+    def _penalty(self, weights: Sequence[Tensor]) -> Tensor | float:
+        """What is added to the loss of the edits, a function of the weights being tuned."""
+        return 0.0
+
+    def _project(self, weights: Sequence[Tensor]) -> None:
+        """Move the weights, in place, to the nearest ones that the constraint allows."""
+        radius = self.config.epsilon
+        if radius is None:
+            return
+        for weight, original in zip(weights, self._originals.values(), strict=True):
+            centre = original.to(weight.dtype)
+            weight.clamp_(centre - radius, centre + radius)
+
+
+class Descent:
+    """Adam on copies of parameters in float32 or better, which the parameters follow.
+
+    Parameters
+    ----------
+    parameters
+        Parameters of the host that collect gradients, in any precision.
+    learning_rate
+        Of Adam without weight decay.
+    project
+        Called after every step with the copies, to change them in place.
+
+    Attributes
+    ----------
+    exact
+        The copies: what is tuned, where a step smaller than the host's precision is not lost.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        learning_rate: float,
+        project: Callable[[Sequence[Tensor]], None] | None = None,
+    ) -> None:
+        self.parameters = parameters
+        self.exact = [nn.Parameter(full_precision(p.data)) for p in parameters]
+        self._project = project
+        self._optimizer = torch.optim.Adam(self.exact, lr=learning_rate)
+
+    def step(self, loss: Tensor) -> None:
+        """One step against the gradient of a loss of the parameters, of the copies, or of both."""
+        loss.backward()
+        for exact, parameter in zip(self.exact, self.parameters, strict=True):
+            gradient = full_precision(parameter.grad)
+            exact.grad = gradient if exact.grad is None else exact.grad + gradient
+            parameter.grad = None
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        with torch.no_grad():
+            if self._project:
+                self._project(self.exact)
+            for exact, parameter in zip(self.exact, self.parameters, strict=True):
+                parameter.copy_(exact)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """A copy in float32, or in the tensor's own precision where that is higher."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+
+
+def edit_losses(host: Host, states: LayerStates, layer: int, rows: Tensor | None = None) -> Tensor:
+    """-(1/|y|) log p(y | x) of every edit (B,), the layers from ``layer`` up being run.
+
+    ``rows`` chooses edits of ``states``, all of them by default.
+    """
+    sequences = states.sequences
+    if rows is not None:
+        sequences = [sequences[i] for i in rows.tolist()]
+    logits = host.target_logits(host.finish(states, layer, rows), sequences)  # (n, V)
+    losses = F.cross_entropy(logits, host.target_ids(sequences), reduction="none")  # (n,)
+    lengths = [len(s.target) for s in sequences]
+    return torch.stack([loss.mean() for loss in losses.split(lengths)])
+
+
+def keys_and_gradients(
+    states: LayerStates, modules: Sequence[nn.Module], loss_of: Callable[[LayerStates], Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """What enters linear modules, and how a loss changes with what leaves them.
+
+    ``loss_of`` runs the layers that hold the modules. One pair for every module: its input
+    (B, L, in) and the gradient at its output (B, L, out), zero at padding.
+    """
+    passed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
+        passed[id(module)] = args[0], output
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        loss = loss_of(replace(states, hidden=states.hidden.detach().requires_grad_(True)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    keys, outputs = zip(*(passed[id(module)] for module in modules), strict=True)
+    gradients = torch.autograd.grad(loss, outputs)
+    return [
+        (full_precision(key), full_precision(gradient))
+        for key, gradient in zip(keys, gradients, strict=True)
+    ]
