@@ -268,8 +268,9 @@ def test_saved_run_whose_stream_grew_resumes_with_the_added_batch(host, stream, 
         assert resumed.stream.edits[-1].id == "mine"
 
 
-def test_a_batch_that_is_learned_in_place_of_another_is_measured_anew(host, stream):
-    with EditSession(host, ll.editors.MoEAdaptor(steps=20), stream, progress=False) as session:
+@pytest.mark.parametrize("editor", [ll.editors.MoEAdaptor, ll.editors.FineTune])
+def test_a_batch_that_is_learned_in_place_of_another_is_measured_anew(host, stream, editor):
+    with EditSession(host, editor(steps=20), stream, progress=False) as session:
         session.jump(2)
         session.evaluate()
         session.undo()
