@@ -14,8 +14,11 @@ from lemoe_lab import EditSession, EditStream
 from lemoe_lab.editors import (
     DEFER,
     GRACE,
+    MEMIT,
     MEND,
+    ROME,
     WISE,
+    AlphaEdit,
     ConfigError,
     Editor,
     FineTune,
@@ -47,6 +50,9 @@ EDITORS: dict[str, Callable[..., Editor]] = {
     ),
     "WISE": lambda **given: WISE(irrelevant=40, **given),
     "WISE merged": lambda **given: WISE(irrelevant=40, retrieve=False, merge_every=4, **given),
+    "ROME": ROME,
+    "MEMIT": MEMIT,
+    "AlphaEdit": AlphaEdit,
     "MEND": lambda steps=None, **given: MEND(training_steps=20, training_edits=10, **given),
 }
 
@@ -56,6 +62,12 @@ ONE_STEP = ("MEND", "UltraEdit")  # they write once, without looking at what the
 @pytest.fixture(params=EDITORS.values(), ids=EDITORS.keys())
 def editor(request) -> Callable[..., Editor]:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def stream(stream) -> EditStream:
+    """Three batches of three: there are many editors."""
+    return stream.with_groups([batch.edits[:3] for batch in stream])
 
 
 @pytest.fixture

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..edits import EditBatch
-from ..host import TokenSequence
-from .base import OnStep, TrainingReport
 from .memit import MEMIT, SpreadConfig, normal_update
 
 
@@ -22,14 +17,15 @@ class AlphaEditConfig(SpreadConfig):
     null_threshold
         Directions of the keys' second moment whose eigenvalue is below this are free to write to.
     relative
-        The threshold is a multiple of the mean eigenvalue instead of a value of its own.
+        The threshold is a multiple of the mean eigenvalue; False: an eigenvalue, 0.01 in the paper.
+        A small host has hardly any empty direction, and its threshold is high.
     ridge
-        Weight of the size of the change; 1 in the paper.
+        Weight of the squared size of the change; 1 in the paper's equation.
     """
 
-    null_threshold: float = Field(0.5, gt=0)
+    null_threshold: float = Field(1.0, gt=0)
     relative: bool = True
-    ridge: float = Field(1.0, gt=0)
+    ridge: float = Field(20.0, gt=0)
 
 
 class AlphaEdit(MEMIT):
@@ -37,8 +33,8 @@ class AlphaEdit(MEMIT):
 
     Values and their spread over layers are :class:`MEMIT`'s. The keys K_0 of the host's own text
     are protected: with the eigenvectors U of K_0 K_0^T of small eigenvalues, P = U U^T projects on
-    their null space (P K_0 = 0, section 3.1), and a layer's change is confined to it. The keys K_p of
-    earlier batches are remembered, and the change leaves their values alone too (equation 14):
+    their null space (P K_0 = 0), and a layer's change is confined to it. The keys K_p of earlier
+    batches are remembered, and the change is to leave their values alone too (section 3):
 
         Delta = R K_1^T P (K_p K_p^T P + K_1 K_1^T P + ridge * I)^-1.
 
@@ -53,24 +49,13 @@ class AlphaEdit(MEMIT):
         config = self.config
         return null_space(moment, config.null_threshold, config.relative).to(moment.dtype)
 
-    def _overwrite(
-        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
-    ) -> TrainingReport:
-        report = super()._overwrite(batch, sequences, on_step)
-        return report
-
     def _update(self, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
-        basis = self.calibrated[f"knowledge.{layer}"].double()  # (m, r)
-        inside = keys @ basis  # (n, r)
-        kept = self.config.ridge * torch.eye(basis.shape[1], dtype=basis.dtype).to(basis.device)
-        name = f"earlier.{layer}"
-        if name in self.memory:
-            kept = kept + self.memory[name].double()
-        update = normal_update(inside, residual, kept) @ basis.T
-        earlier = self.memory.get(name, 0)
-        self.memory[name] = (inside.T @ inside + earlier).to(
-            self.calibrated[f"knowledge.{layer}"].dtype
-        )
+        basis = self.calibrated[f"knowledge.{layer}"]  # (m, r)
+        inside = keys @ basis.double()  # (n, r)
+        earlier = self.memory.get(f"earlier.{layer}", basis.new_zeros(basis.shape[1]).diag())
+        ridge = self.config.ridge * torch.eye(len(earlier), dtype=inside.dtype, device=basis.device)
+        update = normal_update(inside, residual, earlier + ridge) @ basis.double().T
+        self.memory[f"earlier.{layer}"] = (earlier + inside.T @ inside).to(basis.dtype)
         return update
 
 

@@ -28,7 +28,7 @@ class SpreadConfig(TargetValueConfig):
     Parameters
     ----------
     layer
-        The last of the edited layers, L. None: a sixth of the way up.
+        The last of the edited layers, L. None: a third of the way up.
     spread
         How many layers are edited, L and those right below it.
     """
@@ -42,23 +42,24 @@ class MEMITConfig(SpreadConfig):
     Parameters
     ----------
     statistics_weight
-        lambda: how much the keys of the host's own text count beside those of the edits.
+        lambda: how much the keys of the host's own text count beside those of the edits; 15,000 in
+        the paper, whose keys are longer.
     """
 
-    statistics_weight: float = Field(10.0, gt=0)
+    statistics_weight: float = Field(100.0, gt=0)
 
 
 class MEMIT(WeightEditor):
     """Mass-Editing Memory in a Transformer (Meng et al., ICLR 2023, arXiv 2210.07229).
 
-    For every edit i a vector z_i is optimised that, as the output of layer L at the subject's last
-    token, makes the host say the target (equation 16). Then layer after layer, the lowest first,
-    the output projection W of its FFN takes its share of what is still missing:
+    For every edit i a vector z_i is optimised that, as the output of layer L at the token where the
+    fact is looked up, makes the host say the target (equation 16). Then layer after layer, the
+    lowest first, the output projection W of its FFN takes its share of what is still missing:
 
-        r_i = (z_i - h_i^L) / (L - l + 1)                       (equation 20)
+        r_i = (z_i - h_i^L) / (L - l + 1)                       (algorithm 1)
         Delta = R K^T (lambda C + K K^T)^-1                     (equation 14)
 
-    with the keys K = [k_1 .. k_n] of the edits at that layer (equation 19), R = [r_1 .. r_n], and
+    with the keys K = [k_1 .. k_n] of the edits at that layer, R = [r_1 .. r_n], and
     C = E[k k^T] over text (equation 15). Keys and h_i^L are found anew after every layer.
     """
 
@@ -70,7 +71,7 @@ class MEMIT(WeightEditor):
     @property
     def last_layer(self) -> int:
         """The layer whose output the value vectors change, L."""
-        return len(self.host.layers) // 6 if self.config.layer is None else self.config.layer
+        return len(self.host.layers) // 3 if self.config.layer is None else self.config.layer
 
     @property
     def layer(self) -> int:
@@ -82,7 +83,7 @@ class MEMIT(WeightEditor):
         return range(self.layer, self.last_layer + 1)
 
     def _edited_weights(self) -> Sequence[nn.Parameter]:
-        return [self.host.ffn_output(layer).weight for layer in self.layers]
+        return [self.host.ffn_output(layer).weight for layer in reversed(self.layers)]
 
     # What a method decides
 
@@ -112,8 +113,8 @@ class MEMIT(WeightEditor):
         lookups = look_up(host, batch, sequences, self.calibrated["openings"], config)
         block = host.layers[self.last_layer]
         values = target_values(host, lookups, self.last_layer, block, config, on_step)
+        target = (values.value + values.shift).double()
         states = host.states(lookups.sequences, self.layer)
-        target = self._found(states, lookups)[1] + values.shift.double()
         for layer in self.layers:
             keys, value = self._found(states, lookups, layer)
             residual = (target - value) / (self.last_layer - layer + 1)
@@ -122,11 +123,9 @@ class MEMIT(WeightEditor):
         return TrainingReport(values.losses)
 
     @torch.no_grad()
-    def _found(
-        self, states: LayerStates, lookups: Lookups, layer: int | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def _found(self, states: LayerStates, lookups: Lookups, layer: int) -> tuple[Tensor, Tensor]:
         """Keys (n, m) of a layer, and outputs (n, d) of the last one after the plain prompts."""
-        projection = self.host.ffn_output(self.layer if layer is None else layer)
+        projection = self.host.ffn_output(layer)
         block = self.host.layers[self.last_layer]
         with recorded([projection, block]) as calls:
             self.host.finish(states, self.layer)

@@ -1,11 +1,11 @@
-"""Where edits look their facts up, and what the FFN has to answer there.
+"""Where edits look their facts up, and what has to stand there.
 
-    lookups = look_up(host, batch, sequences, openings, essence="{} is a")
+    lookups = look_up(host, batch, sequences, openings, config)
     values = target_values(host, lookups, layer, host.layers[layer], config)
     values.shift                                  # (n, d), one vector for every edit
 
-Shared by the methods that locate a fact at the last token of its subject and then edit the weight
-that is read there.
+Shared by the methods that locate a fact at one token of one layer and then edit the weight that is
+read there.
 """
 
 from __future__ import annotations
@@ -36,36 +36,39 @@ class TargetValueConfig(EditorConfig):
         The decoder layer, from 0, whose output the value vectors change.
     token
         Where facts are looked up: at the last token of the ``"subject"``, as in the papers, or of
-        the ``"prompt"``, for hosts whose facts do not pass through the subject's last token.
+        the ``"prompt"``. The embedded host's names are invented words of many tokens, and causal
+        tracing finds no fact at their last one; batches of edits only hold at the prompt's.
     openings, opening_tokens
-        A subject is also looked up after this many pieces of the host's own text, this long, so
-        that its key stands for the subject and not for one prompt.
+        Facts are also looked up after this many pieces of the host's own text, this long, so that
+        a key does not stand for a prompt at the start of a text alone. The papers take 5 to 50;
+        the embedded host has read one sentence at a time and gets none.
     steps, learning_rate, enough
         Adam takes at most ``steps`` steps, fewer for an edit whose target's mean negative
-        log-likelihood is ``enough``.
+        log-likelihood is below ``enough``. The rate is relative to the root mean square of the
+        value that is changed.
     kl_weight, essence
         Weight of the divergence that keeps what the host says after ``essence``, in which ``{}``
         stands for the subject.
     weight_decay
-        Weight of the squared size of the change relative to the value that it changes.
+        Weight of the squared size of the change relative to the value that is changed.
     clamp
-        The largest size of the change, relative to the value that it changes.
+        The largest size of the change relative to the value that is changed.
     text_tokens, text_length, texts
         Statistics are taken over ``texts`` or, if there are none, over so many tokens that the
         host writes itself, in texts of at most ``text_length`` tokens.
     """
 
     layer: int | None = Field(None, ge=0)
-    token: Literal["subject", "prompt"] = "subject"
-    openings: int = Field(4, ge=0)
+    token: Literal["subject", "prompt"] = "prompt"
+    openings: int = Field(0, ge=0)
     opening_tokens: int = Field(6, ge=1)
-    steps: int = Field(40, ge=1)
+    steps: int = Field(30, ge=1)
     learning_rate: float = Field(0.2, gt=0)
     enough: float = Field(0.02, ge=0)
     kl_weight: float = Field(0.0625, ge=0)
     essence: str = "{} is a"
-    weight_decay: float = Field(1.5e-3, ge=0)
-    clamp: float = Field(4.0, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clamp: float = Field(1.0, gt=0)
     text_tokens: int = Field(20_000, ge=1)
     text_length: int = Field(32, ge=2)
     texts: tuple[str, ...] = ()
@@ -85,11 +88,12 @@ class TargetValueConfig(EditorConfig):
 
 @dataclass(frozen=True)
 class Lookups:
-    """Every edit of a batch in every context, and where its subject ends.
+    """Every edit of a batch in every context, and the token where its fact is looked up.
 
     Row ``c * n + i`` of ``sequences`` is edit i in context c: its prompt as it is, then after each
-    opening; the last n rows are the essence prompts. ``token`` (rows,) is the place that is
-    edited. ``weights`` (C,) weigh the contexts: the prompt as it is as much as all openings.
+    opening; the last n rows are the essence prompts. ``token`` (rows,) is where the
+    fact is looked up. ``weights`` (C,) weigh the contexts: the prompt as it is as much as all
+    openings together.
     """
 
     sequences: list[TokenSequence]
@@ -123,8 +127,12 @@ class Lookups:
 
 @dataclass(frozen=True)
 class TargetValues:
-    """``shift`` (n, d): what is to be added to every edit's value; ``losses`` of every step."""
+    """What stands after every edit's prompt, and what is to be added to it.
 
+    ``value`` (n, d), ``shift`` (n, d); ``losses`` is their mean loss at every step.
+    """
+
+    value: Tensor
     shift: Tensor
     losses: list[float]
 
@@ -178,7 +186,7 @@ def target_values(
     config: TargetValueConfig,
     on_step: OnStep | None = None,
 ) -> TargetValues:
-    """The smallest changes at the subjects that make the host, as it is now, say the targets.
+    """Small changes where facts are looked up that make the host, as it is now, say the targets.
 
     ``place`` is the module of decoder layer ``layer`` whose output (rows, L, d) is changed.
     All edits run together; each has its own loss, its own Adam state and its own end.
@@ -187,8 +195,8 @@ def target_values(
         states = host.states(lookups.sequences, layer)
     value = lookups.at_token(calls[place][1])[: lookups.edits].float()  # (n, d)
     size = value.norm(dim=1, keepdim=True)
-    essence = states.final, lookups.sequences
-    before = host.target_logits(*essence)[-lookups.edits :].log_softmax(-1)  # (n, V)
+    essence = slice(-lookups.edits, None)
+    before = host.target_logits(states.final[essence], lookups.sequences[essence]).log_softmax(-1)
     unit = size / value.shape[1] ** 0.5  # Adam steps are as large for a small value as for a large
     change = nn.Parameter(torch.zeros_like(value))
     optimizer = torch.optim.Adam([change], lr=config.learning_rate)
@@ -217,7 +225,7 @@ def target_values(
             length = change.square().mean(1, keepdim=True).sqrt()
             finished[open_] = (change * (config.clamp / length).clamp(max=1))[open_]
             change.copy_(finished)
-    return TargetValues((change * unit).detach(), losses)
+    return TargetValues(value, (change * unit).detach(), losses)
 
 
 def _losses(

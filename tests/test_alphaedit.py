@@ -1,0 +1,127 @@
+"""AlphaEdit's projector and closed form against independent calculations in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import same
+
+from lemoe_lab import EditSession, EditStream, load_host
+from lemoe_lab.editors import AlphaEdit, memit
+from lemoe_lab.editors.alphaedit import null_space
+from lemoe_lab.editors.target_values import target_values
+
+SETTINGS = {"steps": 5, "text_tokens": 500}
+
+
+@pytest.fixture(scope="module")
+def exact_host():
+    return load_host("almanac", dtype=torch.float64)
+
+
+def known_keys() -> torch.Tensor:
+    """Keys (m, N) that fill 5 of 12 directions."""
+    torch.manual_seed(0)
+    return (torch.randn(12, 5) @ torch.randn(5, 40)).double()
+
+
+def projector(basis: torch.Tensor) -> torch.Tensor:
+    return basis.double() @ basis.double().T
+
+
+def test_projector_is_symmetric_and_idempotent():
+    keys = known_keys()
+    project = projector(null_space(keys @ keys.T / 40, threshold=1e-6, relative=True))
+    assert torch.allclose(project @ project, project, atol=1e-12)
+    assert torch.equal(project, project.T)
+    assert project.trace().item() == pytest.approx(7)
+
+
+def test_projector_takes_the_known_keys_to_nothing():
+    keys = known_keys()
+    project = projector(null_space(keys @ keys.T / 40, threshold=1e-6, relative=True))
+    assert (project @ keys).norm() < 1e-6 * keys.norm()
+
+
+def test_threshold_is_an_eigenvalue_or_a_multiple_of_their_mean():
+    moment = torch.diag(torch.tensor([0.5, 1.0, 2.0, 8.5]))  # mean 3
+    assert null_space(moment, threshold=0.6, relative=False).shape == (4, 1)
+    assert null_space(moment, threshold=0.6, relative=True).shape == (4, 2)
+    with pytest.raises(ValueError, match="smallest eigenvalue is 0.5"):
+        null_space(moment, threshold=0.1, relative=False)
+
+
+def keys_and_outputs(host, batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys (m, n) and outputs (d, n) of layer 2 at the prompts' last tokens."""
+    layer, keys, outputs = host.model.model.layers[2], [], []
+    handles = [
+        layer.mlp.down_proj.register_forward_pre_hook(lambda _, a: keys.append(a[0][0, -1])),
+        layer.register_forward_hook(lambda _, a, output: outputs.append(output[0, -1])),
+    ]
+    for edit in batch:
+        with torch.no_grad():
+            host.model(torch.tensor([host.encode_prompt(edit.prompt)]))
+    for handle in handles:
+        handle.remove()
+    return torch.stack(keys, 1), torch.stack(outputs, 1)
+
+
+def test_two_batches_follow_the_closed_form(exact_host, stream, monkeypatch):
+    shifts = []
+
+    def remembered(*given):
+        values = target_values(*given)
+        shifts.append(values.shift.T.double())
+        return values
+
+    monkeypatch.setattr(memit, "target_values", remembered)
+    weight = exact_host.model.model.layers[2].mlp.down_proj.weight
+    editor = AlphaEdit(layer=2, spread=1, ridge=3.0, **SETTINGS)
+    with EditSession(exact_host, editor, stream, progress=False):
+        project = projector(editor.calibrated["knowledge.2"])
+        eye = torch.eye(len(project)).double()
+        earlier = torch.zeros_like(project)
+        for batch in stream.batches[:2]:
+            keys, _ = keys_and_outputs(exact_host, batch)
+            before = weight.clone()
+            editor.edit(batch)
+            inner = earlier @ project + keys @ keys.T @ project + 3.0 * eye
+            expected = shifts.pop() @ keys.T @ project @ torch.linalg.inv(inner)
+            assert torch.allclose(weight - before, expected, rtol=1e-4, atol=1e-6)
+            earlier += keys @ keys.T
+
+
+def test_updates_leave_the_protected_directions_alone(exact_host, stream):
+    editor = AlphaEdit(**SETTINGS)
+    with EditSession(exact_host, editor, stream, progress=False):
+        before = {name: p.clone() for name, p in editor.parameters.items()}
+        editor.edit(stream.batches[0])
+        for layer in editor.layers:
+            name = f"model.layers.{layer}.mlp.down_proj.weight"
+            update = editor.parameters[name] - before[name]
+            protected = torch.eye(432).double() - projector(editor.calibrated[f"knowledge.{layer}"])
+            assert update.norm() > 0
+            assert (update @ protected).norm() < 1e-5 * update.norm()
+
+
+def test_undo_forgets_the_keys_of_the_batch(host, stream):
+    editor = AlphaEdit(**SETTINGS)
+    with EditSession(host, editor, stream, progress=False):
+        editor.edit(stream.batches[0])
+        remembered = dict(editor.memory)
+        editor.edit(stream.batches[1])
+        assert not same(list(remembered.values()), list(editor.memory.values()))
+        editor.undo()
+        assert same(list(remembered.values()), list(editor.memory.values()))
+        editor.undo()
+        assert editor.memory == {}
+
+
+def test_single_edits_succeed(host, stream):
+    singles = EditStream.from_edits(stream.edits[:5], batch_size=1)
+    editor = AlphaEdit()
+    with EditSession(host, editor, singles, progress=False):
+        for batch in singles:
+            editor.edit(batch)
+            assert host.generate(batch.edits[0].prompt) == batch.edits[0].target
+            editor.undo()
