@@ -32,10 +32,10 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, on this machine only
 
 test: export LEMOE_LAB_PROFILE = quick
 test: export HF_HUB_OFFLINE = 1
-test: $(STAMP) ## check style, run the tests, the widgets in a real Chromium, and every notebook
+test: $(STAMP) ## check style, run the tests, run every notebook in the quick profile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/browser $(ARGS)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 test-browser: $(STAMP) ## drive the widgets in a real Chromium

@@ -51,19 +51,15 @@ def test_threshold_is_an_eigenvalue_or_a_multiple_of_their_mean():
         null_space(moment, threshold=0.1, relative=False)
 
 
-def keys_and_outputs(host, batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys (m, n) and outputs (d, n) of layer 2 at the prompts' last tokens."""
-    layer, keys, outputs = host.model.model.layers[2], [], []
-    handles = [
-        layer.mlp.down_proj.register_forward_pre_hook(lambda _, a: keys.append(a[0][0, -1])),
-        layer.register_forward_hook(lambda _, a, output: outputs.append(output[0, -1])),
-    ]
+def keys_of(host, batch) -> torch.Tensor:
+    """Keys (m, n) of layer 2 at the prompts' last tokens."""
+    projection, keys = host.model.model.layers[2].mlp.down_proj, []
+    handle = projection.register_forward_pre_hook(lambda _, args: keys.append(args[0][0, -1]))
     for edit in batch:
         with torch.no_grad():
             host.model(torch.tensor([host.encode_prompt(edit.prompt)]))
-    for handle in handles:
-        handle.remove()
-    return torch.stack(keys, 1), torch.stack(outputs, 1)
+    handle.remove()
+    return torch.stack(keys, 1)
 
 
 def test_two_batches_follow_the_closed_form(exact_host, stream, monkeypatch):
@@ -82,7 +78,7 @@ def test_two_batches_follow_the_closed_form(exact_host, stream, monkeypatch):
         eye = torch.eye(len(project)).double()
         earlier = torch.zeros_like(project)
         for batch in stream.batches[:2]:
-            keys, _ = keys_and_outputs(exact_host, batch)
+            keys = keys_of(exact_host, batch)
             before = weight.clone()
             editor.edit(batch)
             inner = earlier @ project + keys @ keys.T @ project + 3.0 * eye
@@ -102,6 +98,36 @@ def test_updates_leave_the_protected_directions_alone(exact_host, stream):
             protected = torch.eye(432).double() - projector(editor.calibrated[f"knowledge.{layer}"])
             assert update.norm() > 0
             assert (update @ protected).norm() < 1e-5 * update.norm()
+
+
+def test_newer_edit_of_a_prompt_takes_the_older_ones_place_among_the_keys(exact_host, stream):
+    first = stream.batches[0]
+    newer = first.edits[0].model_copy(update={"id": "newer", "target": stream.edits[1].target})
+    revised = EditStream.from_groups([first.edits, [newer]])
+    weight = exact_host.model.model.layers[2].mlp.down_proj.weight
+    editor = AlphaEdit(layer=2, spread=1, ridge=3.0, **SETTINGS)
+    with EditSession(exact_host, editor, revised, progress=False):
+        basis = editor.calibrated["knowledge.2"].double()
+        keys = basis.T @ keys_of(exact_host, first)
+        editor.edit(first)
+        before = weight.clone()
+        editor.edit(revised.batches[1])
+        change = (weight - before) @ basis
+    # one edit: change is a multiple of k^T (others + ridge I)^-1, without the older edit's key
+    others = keys[:, 1:] @ keys[:, 1:].T
+    direction = torch.linalg.solve(others + 3.0 * torch.eye(len(keys)).double(), keys[:, 0])
+    cosine = torch.nn.functional.cosine_similarity(change, direction[None].double(), dim=1).abs()
+    assert change.norm() > 0
+    assert cosine.min() > 0.999
+
+
+def test_a_step_saves_the_keys_of_its_own_batch_alone(host, stream):
+    editor = AlphaEdit(**SETTINGS)
+    with EditSession(host, editor, stream, progress=False):
+        for batch in stream.batches[:2]:
+            editor.edit(batch)
+        remembered = {name for name in editor.step_state(2) if name.startswith("memory")}
+    assert remembered == {"memory.prompts.2", "memory.keys.1.2", "memory.keys.2.2"}
 
 
 def test_undo_forgets_the_keys_of_the_batch(host, stream):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..edits import EditBatch, normalise
+from ..host import TokenSequence
+from .base import OnStep, TrainingReport, named
 from .memit import MEMIT, SpreadConfig, normal_update
 
 
@@ -40,6 +46,9 @@ class AlphaEdit(MEMIT):
 
     The code works in the coordinates of U, where this is
     R K^T (K'_p K'_p^T + K K^T + ridge * I)^-1 U^T with K = U^T K_1 and K'_p = U^T K_p.
+
+    One thing the paper leaves open: a newer edit of a prompt that was edited before takes the older
+    edit's place in K_p. With both in it, the older value would be half protected.
     """
 
     Config = AlphaEditConfig
@@ -49,14 +58,49 @@ class AlphaEdit(MEMIT):
         config = self.config
         return null_space(moment, config.null_threshold, config.relative).to(moment.dtype)
 
-    def _update(self, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
+    def _overwrite(
+        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
+    ) -> TrainingReport:
+        report = super()._overwrite(batch, sequences, on_step)
+        self.memory[f"prompts.{self.steps}"] = prompt_codes(batch)
+        return report
+
+    def _update(self, batch: EditBatch, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
         basis = self.calibrated[f"knowledge.{layer}"]  # (m, r)
         inside = keys @ basis.double()  # (n, r)
-        earlier = self.memory.get(f"earlier.{layer}", basis.new_zeros(basis.shape[1]).diag())
-        ridge = self.config.ridge * torch.eye(len(earlier), dtype=inside.dtype, device=basis.device)
-        update = normal_update(inside, residual, earlier + ridge) @ basis.double().T
-        self.memory[f"earlier.{layer}"] = (earlier + inside.T @ inside).to(basis.dtype)
-        return update
+        earlier = self._earlier_keys(batch, layer, inside)
+        self.memory[f"keys.{layer}.{self.steps}"] = inside.to(basis.dtype)
+        ridge = self.config.ridge * torch.eye(basis.shape[1]).to(inside)
+        return normal_update(inside, residual, earlier.T @ earlier + ridge) @ basis.double().T
+
+    def _earlier_keys(self, batch: EditBatch, layer: int, like: Tensor) -> Tensor:
+        """K'_p (N, r): for every prompt that this batch leaves alone, the key of its last edit."""
+        last: dict[int, Tensor] = {}
+        for step in range(1, self.steps):
+            prompts = self.memory[f"prompts.{step}"].tolist()
+            last |= zip(prompts, self.memory[f"keys.{layer}.{step}"], strict=True)
+        for prompt in prompt_codes(batch).tolist():
+            last.pop(prompt, None)
+        return torch.stack([*last.values()]).to(like) if last else like[:0]
+
+    # State: every step saves what its own batch left behind
+
+    def step_state(self, step: int) -> dict[str, Tensor]:
+        state = super().step_state(step)
+        return {
+            name: tensor
+            for name, tensor in state.items()
+            if not name.startswith("memory.") or name.endswith(f".{step}")
+        }
+
+    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
+        super().load_step_state(step, named("memory", self.memory) | state)
+
+
+def prompt_codes(batch: EditBatch) -> Tensor:
+    """A number for the prompt of every edit, (n,) int64; equal for equal prompts."""
+    digests = [hashlib.sha256(normalise(edit.prompt).encode()).digest() for edit in batch]
+    return torch.tensor([int.from_bytes(digest[:8], signed=True) for digest in digests])
 
 
 def null_space(moment: Tensor, threshold: float, relative: bool) -> Tensor:

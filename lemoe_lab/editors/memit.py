@@ -91,8 +91,8 @@ class MEMIT(WeightEditor):
         """What is kept of the second moment (m, m) of a layer's keys."""
         return moment
 
-    def _update(self, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
-        """The change (d, m) of a layer's weight for keys (n, m) and residuals (n, d)."""
+    def _update(self, batch: EditBatch, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
+        """The change (d, m) of a layer's weight for a batch's keys (n, m) and residuals (n, d)."""
         moment = self.calibrated[f"knowledge.{layer}"].double()
         return normal_update(keys, residual, self.config.statistics_weight * moment)
 
@@ -119,7 +119,7 @@ class MEMIT(WeightEditor):
             keys, value = self._found(states, lookups, layer)
             residual = (target - value) / (self.last_layer - layer + 1)
             weight = matrix(host.ffn_output(layer))
-            weight.copy_(weight.double() + self._update(layer, keys, residual))
+            weight.copy_(weight.double() + self._update(batch, layer, keys, residual))
         return TrainingReport(values.losses)
 
     @torch.no_grad()
