@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -10,7 +12,12 @@ from lemoe_lab import Edit, EditError, EditSession, EditStream, load_host
 from lemoe_lab.editors import ROME, ConfigError, rome
 from lemoe_lab.editors.base import encode_batch
 from lemoe_lab.editors.rome import insert, inverse_times
-from lemoe_lab.editors.target_values import TargetValueConfig, look_up, target_values
+from lemoe_lab.editors.target_values import (
+    TargetValueConfig,
+    look_up,
+    target_values,
+    value_sizes,
+)
 from lemoe_lab.host import Host
 
 SETTINGS = {"steps": 5, "text_tokens": 500}
@@ -161,6 +168,18 @@ def test_single_edits_succeed(host, stream):
             editor.undo()
 
 
+def test_weights_of_a_host_that_broke_down_do_not_grow_faster_and_faster(host, stream):
+    editor = ROME(clamp=20.0, learning_rate=5.0, steps=5)
+    sizes = []
+    with EditSession(host, editor, stream, progress=False):
+        for batch in stream:
+            editor.edit(batch)
+            (weight,) = editor.parameters.values()
+            sizes.append(weight.norm().item())
+    growth = [after - before for before, after in pairwise(sizes)]
+    assert growth[1] < 2 * growth[0]
+
+
 # Where facts are looked up
 
 
@@ -194,6 +213,12 @@ def test_edit_whose_prompt_lacks_its_subject_is_named(host, stream):
 # Value vectors
 
 
+def values_of(host, lookups, config):
+    """Value vectors for the output of layer 2."""
+    place = host.layers[2]
+    return target_values(host, lookups, 2, place, value_sizes(host, lookups, 2, place), config)
+
+
 def with_shift(host, module, lookups, shift):
     """Scores of all rows with a vector added at the looked-up tokens."""
 
@@ -212,7 +237,7 @@ def with_shift(host, module, lookups, shift):
 def test_values_alone_make_the_host_say_the_targets(host, stream):
     lookups = looked_up(host, stream.batches[0])
     config = TargetValueConfig(clamp=4.0)
-    values = target_values(host, lookups, 2, host.layers[2], config)
+    values = values_of(host, lookups, config)
     hidden = with_shift(host, host.layers[2], lookups, values.shift.repeat(2, 1))
     scores = host.score_hidden(hidden, lookups.sequences)[: lookups.edits]
     assert sum(score.reproduced for score in scores) >= 7
@@ -222,7 +247,7 @@ def test_values_alone_make_the_host_say_the_targets(host, stream):
 def test_values_stay_within_the_clamp(host, stream):
     lookups = looked_up(host, stream.batches[0])
     config = TargetValueConfig(clamp=0.3, weight_decay=0, steps=8)
-    values = target_values(host, lookups, 2, host.layers[2], config)
+    values = values_of(host, lookups, config)
     ratio = values.shift.norm(dim=1) / values.value.norm(dim=1)
     assert ratio.max() <= 0.3 + 1e-6
     assert ratio.max() > 0.29
@@ -231,10 +256,9 @@ def test_values_stay_within_the_clamp(host, stream):
 def test_values_found_together_are_those_found_alone(exact_host, stream):
     config = TargetValueConfig(steps=6, enough=1.5)  # some edits are done before others
     lookups = looked_up(exact_host, stream.batches[0])
-    place = exact_host.layers[2]
-    together = target_values(exact_host, lookups, 2, place, config).shift
+    together = values_of(exact_host, lookups, config).shift
     for edit in range(3):
-        alone = target_values(exact_host, lookups.only(edit), 2, place, config).shift
+        alone = values_of(exact_host, lookups.only(edit), config).shift
         assert torch.allclose(together[edit], alone[0], rtol=1e-3, atol=1e-3)
 
 
@@ -243,7 +267,7 @@ def test_the_weight_of_the_divergence_keeps_what_the_host_says_of_the_essence(ho
 
     def moved(kl_weight):
         config = TargetValueConfig(kl_weight=kl_weight, steps=10, enough=0)
-        values = target_values(host, lookups, 2, host.layers[2], config)
+        values = values_of(host, lookups, config)
         after, before = (
             host.target_logits(
                 with_shift(host, host.layers[2], lookups, shift.repeat(2, 1)), lookups.sequences

@@ -18,6 +18,7 @@ from .target_values import (
     look_up,
     require_subjects,
     target_values,
+    value_sizes,
 )
 from .weights import WeightEditor, matrix
 
@@ -112,7 +113,9 @@ class MEMIT(WeightEditor):
         host, config = self.host, self.config
         lookups = look_up(host, batch, sequences, self.calibrated["openings"], config)
         block = host.layers[self.last_layer]
-        values = target_values(host, lookups, self.last_layer, block, config, on_step)
+        with self.unedited():
+            size = value_sizes(host, lookups, self.last_layer, block)
+        values = target_values(host, lookups, self.last_layer, block, size, config, on_step)
         target = (values.value + values.shift).double()
         states = host.states(lookups.sequences, self.layer)
         for layer in self.layers:

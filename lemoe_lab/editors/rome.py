@@ -12,7 +12,7 @@ from ..edits import EditBatch, EditStream
 from ..host import TokenSequence
 from ..statistics import openings, recorded, second_moments
 from .base import OnStep, TrainingReport
-from .target_values import TargetValueConfig, look_up, require_subjects, target_values
+from .target_values import TargetValueConfig, look_up, require_subjects, target_values, value_sizes
 from .weights import WeightEditor, matrix
 
 
@@ -85,11 +85,14 @@ class ROME(WeightEditor):
             host.states(lookups.sequences, self.layer)
         keys = lookups.average(lookups.at_token(calls[projection][0]).double())  # (n, m)
         directions = inverse_times(self.calibrated["moment"], keys, config.ridge)
-        groups = [lookups] if config.together else map(lookups.only, range(len(batch)))
+        with self.unedited():
+            sizes = value_sizes(host, lookups, self.layer, projection)
+        one_by_one = [(lookups.only(i), sizes[i : i + 1]) for i in range(len(batch))]
+        groups = [(lookups, sizes)] if config.together else one_by_one
         losses: list[float] = []
         done = 0
-        for group in groups:
-            values = target_values(host, group, self.layer, projection, config, on_step)
+        for group, size in groups:
+            values = target_values(host, group, self.layer, projection, size, config, on_step)
             losses += values.losses
             for shift in values.shift.double():
                 insert(matrix(projection), keys[done], shift, directions[done])

@@ -1,7 +1,8 @@
 """Where edits look their facts up, and what has to stand there.
 
     lookups = look_up(host, batch, sequences, openings, config)
-    values = target_values(host, lookups, layer, host.layers[layer], config)
+    size = value_sizes(host, lookups, layer, host.layers[layer])      # before the first edit
+    values = target_values(host, lookups, layer, host.layers[layer], size, config)
     values.shift                                  # (n, d), one vector for every edit
 
 Shared by the methods that locate a fact at one token of one layer and then edit the weight that is
@@ -45,14 +46,14 @@ class TargetValueConfig(EditorConfig):
     steps, learning_rate, enough
         Adam takes at most ``steps`` steps, fewer for an edit whose target's mean negative
         log-likelihood is below ``enough``. The rate is relative to the root mean square of the
-        value that is changed.
+        unedited host's value at the same place.
     kl_weight, essence
         Weight of the divergence that keeps what the host says after ``essence``, in which ``{}``
         stands for the subject.
     weight_decay
-        Weight of the squared size of the change relative to the value that is changed.
+        Weight of the squared size of the change relative to the unedited host's value.
     clamp
-        The largest size of the change relative to the value that is changed.
+        The largest size of the change relative to the unedited host's value.
     text_tokens, text_length, texts
         Statistics are taken over ``texts`` or, if there are none, over so many tokens that the
         host writes itself, in texts of at most ``text_length`` tokens.
@@ -178,26 +179,43 @@ def look_up(
     return Lookups(rows, torch.tensor(token, device=host.device), weights / weights.sum())
 
 
+def value_sizes(host: Host, lookups: Lookups, layer: int, place: nn.Module) -> Tensor:
+    """Norms (n,) of the values after the plain prompts, to be measured on the unedited host.
+
+    Changes are measured by these and not by the values of the day: each batch would make the next
+    one's steps larger, until the weights overflow.
+    """
+    return _values(host, lookups, layer, place)[0].norm(dim=1)
+
+
+def _values(
+    host: Host, lookups: Lookups, layer: int, place: nn.Module
+) -> tuple[Tensor, LayerStates]:
+    """What ``place`` puts out after the plain prompts (n, d), and what enters the layer."""
+    with recorded([place]) as calls:
+        states = host.states(lookups.sequences, layer)
+    return lookups.at_token(calls[place][1])[: lookups.edits].float(), states
+
+
 def target_values(
     host: Host,
     lookups: Lookups,
     layer: int,
     place: nn.Module,
+    size: Tensor,
     config: TargetValueConfig,
     on_step: OnStep | None = None,
 ) -> TargetValues:
     """Small changes where facts are looked up that make the host, as it is now, say the targets.
 
-    ``place`` is the module of decoder layer ``layer`` whose output (rows, L, d) is changed.
-    All edits run together; each has its own loss, its own Adam state and its own end.
+    ``place`` is the module of decoder layer ``layer`` whose output (rows, L, d) is changed;
+    ``size`` (n,) is what :func:`value_sizes` found. All edits run together; each has its own loss,
+    its own Adam state and its own end.
     """
-    with recorded([place]) as calls:
-        states = host.states(lookups.sequences, layer)
-    value = lookups.at_token(calls[place][1])[: lookups.edits].float()  # (n, d)
-    size = value.norm(dim=1, keepdim=True)
+    value, states = _values(host, lookups, layer, place)
     essence = slice(-lookups.edits, None)
     before = host.target_logits(states.final[essence], lookups.sequences[essence]).log_softmax(-1)
-    unit = size / value.shape[1] ** 0.5  # Adam steps are as large for a small value as for a large
+    unit = size[:, None] / value.shape[1] ** 0.5
     change = nn.Parameter(torch.zeros_like(value))
     optimizer = torch.optim.Adam([change], lr=config.learning_rate)
     open_ = torch.arange(lookups.edits, device=host.device)
