@@ -143,10 +143,13 @@ class Host:
             )
         return _ffn(self.layers[layer])
 
+    def ffn_linears(self, layer: int) -> list[nn.Module]:
+        """The linear modules of a layer's FFN, the one that writes to the residual last."""
+        return [m for m in self.ffn(layer).modules() if isinstance(m, (nn.Linear, Conv1D))]
+
     def ffn_output(self, layer: int) -> nn.Module:
         """The linear module (hidden size to d) that a layer's FFN writes to the residual with."""
-        linears = [m for m in self.ffn(layer).modules() if isinstance(m, (nn.Linear, Conv1D))]
-        return linears[-1]
+        return self.ffn_linears(layer)[-1]
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights; equal for equal hosts on any machine."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lemoe_lab import EditStream, Host, load_host
 from lemoe_lab.editors import Editor, FineTune
-from lemoe_lab.editors.fine_tune import Descent, edit_losses, keys_and_gradients
+from lemoe_lab.editors.fine_tune import Descent
+from lemoe_lab.editors.gradients import edit_losses, keys_and_gradients
 
 RADIUS = 7e-3
 

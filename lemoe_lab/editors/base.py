@@ -192,6 +192,11 @@ def train(
     return losses
 
 
+def two_thirds_up(host: Host, layer: int | None) -> int:
+    """The layer that was chosen; None: two thirds of the way up, as in LEMoE's paper."""
+    return len(host.layers) * 2 // 3 if layer is None else layer
+
+
 def encode_batch(host: Host, batch: EditBatch) -> list[TokenSequence]:
     """Prompts and targets of a batch; an error names the edit."""
     sequences = []

@@ -13,12 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adaptor import BypassMoE, Detach, Expert
+from ..adaptor import BypassMoE, Expert
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
 from ..routing import Router, Routes
-from .base import EditorConfig, OnStep, TrainingReport, train
-from .reversible import ReversibleEditor
+from .base import EditorConfig, OnStep, TrainingReport, train, two_thirds_up
+from .reversible import HookedEditor
 
 
 class BypassConfig(EditorConfig):
@@ -55,17 +55,13 @@ class Snapshot:
     experts: tuple[Expert, ...]
 
 
-class BypassEditor(ReversibleEditor):
+class BypassEditor(HookedEditor):
     """An editor that trains a :class:`~lemoe_lab.adaptor.BypassMoE` and no weight of the host.
 
     A method says what its router is, how the experts grow with a batch, and its loss.
     """
 
     config: BypassConfig
-
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._detach: Detach | None = None
 
     # What a method decides
 
@@ -105,12 +101,7 @@ class BypassEditor(ReversibleEditor):
 
     @property
     def layer(self) -> int:
-        if self.config.layer is not None:
-            return self.config.layer
-        return len(self.host.layers) * 2 // 3
-
-    def changed_tensors(self) -> tuple[str, ...]:
-        return ()
+        return two_thirds_up(self.host, self.config.layer)
 
     def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
         if calibration is None:
@@ -118,11 +109,6 @@ class BypassEditor(ReversibleEditor):
         self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
         self.adaptor.to(self.host.device)
         self._detach = self.adaptor.attach(self.host, self.layer)
-
-    def _take_off(self) -> None:
-        if self._detach:
-            self._detach()
-        self._detach = None
 
     # Editing
 

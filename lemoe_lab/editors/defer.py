@@ -14,7 +14,7 @@ from ..calibration import scoped_space
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
 from .base import OnStep, TrainingReport, named, tensors_of, train
-from .hooked import Replacement, ReplacingConfig, ReplacingEditor
+from .replacing import Replacement, ReplacingConfig, ReplacingEditor
 
 
 class DEFERConfig(ReplacingConfig):

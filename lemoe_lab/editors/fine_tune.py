@@ -9,16 +9,15 @@ What all editors share that fine-tune one weight of the host stands here too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..edits import EditBatch
-from ..host import Host, LayerStates, TokenSequence
-from .base import EditorConfig, OnStep, TrainingReport
+from ..host import TokenSequence
+from .base import EditorConfig, OnStep, TrainingReport, two_thirds_up
+from .gradients import edit_losses, full_precision
 from .weights import WeightEditor
 
 
@@ -62,9 +61,7 @@ class FineTunedLayer(WeightEditor):
 
     @property
     def layer(self) -> int:
-        if self.config.layer is not None:
-            return self.config.layer
-        return len(self.host.layers) * 2 // 3
+        return two_thirds_up(self.host, self.config.layer)
 
     def _edited_weights(self) -> Sequence[nn.Parameter]:
         return [self.host.ffn_output(self.layer).weight]
@@ -159,49 +156,3 @@ class Descent:
                 self._project(self.exact)
             for exact, parameter in zip(self.exact, self.parameters, strict=True):
                 parameter.copy_(exact)
-
-
-def full_precision(tensor: Tensor) -> Tensor:
-    """A copy in float32, or in the tensor's own precision where that is higher."""
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
-
-
-def edit_losses(host: Host, states: LayerStates, layer: int, rows: Tensor | None = None) -> Tensor:
-    """-(1/|y|) log p(y | x) of every edit (B,), the layers from ``layer`` up being run.
-
-    ``rows`` chooses edits of ``states``, all of them by default.
-    """
-    sequences = states.sequences
-    if rows is not None:
-        sequences = [sequences[i] for i in rows.tolist()]
-    logits = host.target_logits(host.finish(states, layer, rows), sequences)  # (n, V)
-    losses = F.cross_entropy(logits, host.target_ids(sequences), reduction="none")  # (n,)
-    lengths = [len(s.target) for s in sequences]
-    return torch.stack([loss.mean() for loss in losses.split(lengths)])
-
-
-def keys_and_gradients(
-    states: LayerStates, modules: Sequence[nn.Module], loss_of: Callable[[LayerStates], Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    """What enters linear modules, and how a loss changes with what leaves them.
-
-    ``loss_of`` runs the layers that hold the modules. One pair for every module: its input
-    (B, L, in) and the gradient at its output (B, L, out), zero at padding.
-    """
-    passed: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def keep(module: nn.Module, args: tuple, output: Tensor) -> None:
-        passed[id(module)] = args[0], output
-
-    handles = [module.register_forward_hook(keep) for module in modules]
-    try:
-        loss = loss_of(replace(states, hidden=states.hidden.detach().requires_grad_(True)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    keys, outputs = zip(*(passed[id(module)] for module in modules), strict=True)
-    gradients = torch.autograd.grad(loss, outputs)
-    return [
-        (full_precision(key), full_precision(gradient))
-        for key, gradient in zip(keys, gradients, strict=True)
-    ]

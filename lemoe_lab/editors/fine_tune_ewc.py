@@ -14,7 +14,8 @@ from torch import Tensor
 from ..edits import EditBatch
 from ..host import TokenSequence
 from .base import OnStep, TrainingReport
-from .fine_tune import FineTune, FineTuneConfig, edit_losses, full_precision, keys_and_gradients
+from .fine_tune import FineTune, FineTuneConfig
+from .gradients import edit_losses, full_precision, keys_and_gradients
 from .weights import matrix
 
 

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
 from .base import OnStep, TrainingReport, named, tensors_of, train
-from .hooked import Replacement, ReplacingConfig, ReplacingEditor
+from .gradients import target_losses
+from .replacing import Replacement, ReplacingConfig, ReplacingEditor
 
 SAME_KEY = 1e-3  # of the initial radius: closer keys come from one prompt
 
@@ -251,7 +251,8 @@ class GRACE(ReplacingEditor):
             chosen = values[torch.searchsorted(trained, entries)]
             with self._replacing(Replacement.whole(chosen)):
                 hidden = host.finish(states, self.layer, open_rows)
-            losses = self._target_losses(hidden, [states.sequences[i] for i in open_rows.tolist()])
+            sequences = [states.sequences[i] for i in open_rows.tolist()]
+            losses = target_losses(host, hidden, sequences)
             worst = torch.zeros(len(codebook), device=losses.device)
             worst.scatter_reduce_(0, entries, losses.detach(), "amax")
             done = worst[entries] < config.enough
@@ -264,13 +265,6 @@ class GRACE(ReplacingEditor):
         late = entry_of[open_rows]
         learned[late] = values.detach()[torch.searchsorted(trained, late)]
         return replace(codebook, values=learned), losses
-
-    def _target_losses(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
-        """Mean cross-entropy (B,) of every target, from hidden states after the final norm."""
-        logits, ids = self.host.target_logits(hidden, sequences), self.host.target_ids(sequences)
-        tokens = F.cross_entropy(logits, ids, reduction="none")
-        parts = tokens.split([len(sequence.target) for sequence in sequences])
-        return torch.stack([part.mean() for part in parts])
 
     @torch.no_grad()
     def _answered(self, values: Tensor, states: LayerStates) -> Tensor:

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
 from .base import OnStep, TrainingReport
-from .fine_tune import Descent, FineTunedLayer, FineTunedLayerConfig, edit_losses
+from .fine_tune import Descent, FineTunedLayer, FineTunedLayerConfig
+from .gradients import edit_losses
 
 
 class LocFTConfig(FineTunedLayerConfig):

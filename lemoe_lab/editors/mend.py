@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..edits import EditBatch, EditStream
 from ..host import TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport
+from .gradients import target_losses
 from .mend_training import (
     TrainingSettings,
-    edit_losses,
     factors,
     linears_above,
     new_networks,
@@ -131,7 +131,7 @@ class MEND(WeightEditor):
         states = host.states(sequences, layer)
         given = factors(host, states, layer, linears)
         with torch.no_grad():
-            loss = edit_losses(host, states.final, sequences).mean().item()
+            loss = target_losses(host, states.final, sequences).mean().item()
             for name, change in self.networks.changes(given, groups=1).items():
                 weight = matrix(linears[name])
                 weight.copy_(weight.float() + change[0])

@@ -20,10 +20,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 from ..edits import CalibrationFact
 from ..host import Host, LayerStates, TokenSequence
+from .gradients import edit_losses, keys_and_gradients
 from .weights import matrix
 
 
@@ -43,54 +43,25 @@ class Factors:
 def linears_above(host: Host, layer: int) -> dict[str, nn.Module]:
     """The linear modules of the FFNs from ``layer`` up, by the name of their weight."""
     chosen = {
-        module
-        for index in range(layer, len(host.layers))
-        for module in host.ffn(index).modules()
-        if isinstance(module, (nn.Linear, Conv1D))
+        module for index in range(layer, len(host.layers)) for module in host.ffn_linears(index)
     }
     named_modules = host.model.named_modules()
     return {f"{name}.weight": module for name, module in named_modules if module in chosen}
-
-
-def edit_losses(host: Host, hidden: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
-    """Mean negative log-likelihood (E,) of every sequence's target tokens."""
-    logits = host.target_logits(hidden, sequences)
-    per_token = F.cross_entropy(logits, host.target_ids(sequences), reduction="none")
-    lengths = [len(sequence.target) for sequence in sequences]
-    return torch.stack([part.mean() for part in per_token.split(lengths)])
 
 
 def factors(
     host: Host, states: LayerStates, layer: int, linears: Mapping[str, nn.Module]
 ) -> dict[str, Factors]:
     """The gradient factors of every weight, edit by edit: a batch does not dilute them."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-    start = states.hidden.detach().requires_grad_(True)  # so that the outputs have gradients
-    edited = LayerStates(
-        states.sequences, start, states.arguments, states.final, states.prompt_state
-    )
-
-    def watch(name: str) -> Callable[..., None]:
-        def remember(_module: nn.Module, args: tuple, output: Tensor) -> None:
-            seen[name] = args[0], output
-
-        return remember
-
-    handles = [m.register_forward_hook(watch(name)) for name, m in linears.items()]
-    try:
-        with torch.enable_grad():
-            hidden = host.finish(edited, layer)
-            loss = edit_losses(host, hidden, states.sequences).sum()
-    finally:
-        for handle in handles:
-            handle.remove()
-    errors = torch.autograd.grad(loss, [output for _, output in seen.values()])
+    modules = list(linears.values())
+    traces = keys_and_gradients(states, modules, lambda s: edit_losses(host, s, layer).sum())
     # The last token of a target is predicted, and predicts nothing: no error reaches it.
-    lengths = torch.tensor([len(s) - 1 for s in states.sequences], device=start.device)
-    tokens = torch.arange(start.shape[1], device=start.device) < lengths[:, None]
+    lengths = torch.tensor([len(s) - 1 for s in states.sequences], device=states.hidden.device)
+    places = torch.arange(states.hidden.shape[1], device=states.hidden.device)
+    tokens = places < lengths[:, None]
     return {
-        name: Factors(inputs.detach().float(), error.float(), tokens)
-        for (name, (inputs, _)), error in zip(seen.items(), errors, strict=True)
+        name: Factors(inputs.float(), errors.float(), tokens)
+        for name, (inputs, errors) in zip(linears, traces, strict=True)
     }
 
 

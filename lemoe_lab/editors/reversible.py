@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
+from ..adaptor import Detach
 from ..edits import EditBatch, EditStream
 from ..host import Host, TokenSequence
 from ..routing import BYPASS
@@ -118,3 +119,22 @@ class ReversibleEditor(Editor):
     def _after(self, step: int) -> object:
         """The snapshot from right after batch ``step``."""
         return self._history[step] if step < self.steps else self._snapshot()
+
+
+class HookedEditor(ReversibleEditor):
+    """A reversible editor that hangs on the host by hooks and overwrites nothing.
+
+    :meth:`_hang_on` puts what takes the hooks off into ``_detach``.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._detach: Detach | None = None
+
+    def changed_tensors(self) -> tuple[str, ...]:
+        return ()
+
+    def _take_off(self) -> None:
+        if self._detach:
+            self._detach()
+        self._detach = None

@@ -13,15 +13,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ..edits import EditBatch
 from ..host import LayerStates, TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport, named, tensors_of
-from .fine_tune import edit_losses, keys_and_gradients
+from .gradients import edit_losses, keys_and_gradients
 from .weights import WeightEditor, matrix
-
-LINEAR = (nn.Linear, Conv1D)
 
 
 class UltraEditConfig(EditorConfig):
@@ -84,10 +81,8 @@ class UltraEdit(WeightEditor):
         """The edited linear modules, by their names in the host."""
         chosen: set[int] = set()
         for layer in self.layers:
-            last = self.host.ffn_output(layer)
-            linears = [m for m in self.host.ffn(layer).modules() if isinstance(m, LINEAR)]
-            first = [m for m in linears if m is not last]
-            parts = {"out": [last], "in": first, "both": linears}
+            linears = self.host.ffn_linears(layer)
+            parts = {"out": linears[-1:], "in": linears[:-1], "both": linears}
             chosen |= set(map(id, parts[self.config.part]))
         return {name: m for name, m in self.host.model.named_modules() if id(m) in chosen}
 

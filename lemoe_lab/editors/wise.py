@@ -15,11 +15,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adaptor import Detach
 from ..edits import EditBatch, EditStream
 from ..host import TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport, train
-from .reversible import ReversibleEditor
+from .reversible import HookedEditor
 from .side_memory import (
     Activation,
     SideMemories,
@@ -124,7 +123,7 @@ class ProjectionInputs:
     weights: Tensor
 
 
-class WISE(ReversibleEditor):
+class WISE(HookedEditor):
     """WISE: main memory, side memories, and the margin that tells their inputs apart.
 
         FFN(x) = A(x) W'  if D(x) > epsilon  else  A(x) W                             (eq. 4)
@@ -147,15 +146,11 @@ class WISE(ReversibleEditor):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self.memory = Memory()
-        self._detach: Detach | None = None
 
     @property
     def layer(self) -> int:
         given = self.config.layer
         return len(self.host.layers) // 2 if given is None else given
-
-    def changed_tensors(self) -> tuple[str, ...]:
-        return ()
 
     # Life
 
@@ -170,11 +165,6 @@ class WISE(ReversibleEditor):
         self.side = SideMemories(self.host, self.layer, self.config.activation)
         self._detach = self.side.attach()
         self._restore(Memory())
-
-    def _take_off(self) -> None:
-        if self._detach:
-            self._detach()
-        self._detach = None
 
     @contextmanager
     def unedited(self) -> Iterator[None]:

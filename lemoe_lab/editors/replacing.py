@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from ..adaptor import Detach
 from ..edits import EditStream
 from ..prompts import PromptEnds
-from .base import EditorConfig
-from .reversible import ReversibleEditor
+from .base import EditorConfig, two_thirds_up
+from .reversible import HookedEditor
 
 Places = Literal["replace_prompt", "replace_last", "replace_all"]
 
@@ -86,7 +86,7 @@ def replaced_places(replacement: Places, last: Tensor | None, length: int) -> Te
     return place <= last[:, None] if replacement == "replace_prompt" else place == last[:, None]
 
 
-class ReplacingEditor(ReversibleEditor):
+class ReplacingEditor(HookedEditor):
     """An editor that replaces the output of one FFN for inputs in its scope.
 
     A method says what it needs to know first, and what it puts in the place of which rows.
@@ -96,7 +96,6 @@ class ReplacingEditor(ReversibleEditor):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._detach: Detach | None = None
         self._muted = False
         self._given: Replacement | None = None
         self._kept: Replacement | None = None  # of the rows whose prompts came last
@@ -111,12 +110,7 @@ class ReplacingEditor(ReversibleEditor):
 
     @property
     def layer(self) -> int:
-        if self.config.layer is not None:
-            return self.config.layer
-        return len(self.host.layers) * 2 // 3
-
-    def changed_tensors(self) -> tuple[str, ...]:
-        return ()
+        return two_thirds_up(self.host, self.config.layer)
 
     def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
         ffn = self.host.ffn(self.layer)
@@ -133,9 +127,8 @@ class ReplacingEditor(ReversibleEditor):
         self._detach = Detach(ends.attach(), ffn.register_forward_hook(replace))
 
     def _take_off(self) -> None:
-        if self._detach:
-            self._detach()
-        self._detach = self._kept = None
+        super()._take_off()
+        self._kept = None
 
     def _replaced(self, x: Tensor, output: Tensor, last: Tensor | None) -> Tensor:
         """The FFN's output (B, L, d), replaced where its input x (B, L, d) is in scope."""
