@@ -58,3 +58,27 @@ def stream():
 
     full = datasets.almanac(edits=24, batch_size=8, seed=11)
     return full.model_copy(update={"calibration": full.calibration[::4]})
+
+
+@pytest.fixture(scope="session")
+def exact_host():
+    """The embedded host in float64, for calculations by hand."""
+    import torch
+
+    import lemoe_lab
+
+    return lemoe_lab.load_host("almanac", dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def conv1d_host(exact_host):
+    """A random GPT-2 in float64; it stores linear weights as (in, out)."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from lemoe_lab.host import Host
+
+    torch.manual_seed(0)
+    vocabulary = len(exact_host.tokenizer)
+    config = GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=3, n_head=2, n_positions=256)
+    return Host(GPT2LMHeadModel(config).double(), exact_host.tokenizer, "random GPT-2")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -39,3 +41,27 @@ def traces(host) -> list:
         for name, module in host.model.named_modules()
     ]  # fmt: skip
     return [*modules, dict(vars(host))]
+
+
+@contextmanager
+def attached(editor, host, stream, batches: int = 0) -> Iterator:
+    """The editor on the host after the first batches of a stream."""
+    editor.attach(host, stream)
+    try:
+        for batch in stream.batches[:batches]:
+            editor.edit(batch)
+        yield editor
+    finally:
+        editor.detach()
+
+
+def loss_of(host, edits: Sequence) -> torch.Tensor:
+    """(1/n) sum_i -(1/|y_i|) log p(y_i | x_i), one edit after another through the whole model."""
+    losses = []
+    for edit in edits:
+        sequence = host.encode(edit.prompt, edit.target)
+        ids = torch.tensor([sequence.prompt + sequence.target])
+        log_p = host.model(input_ids=ids).logits[0].log_softmax(-1)
+        places = torch.arange(len(sequence.prompt), len(sequence))
+        losses.append(-log_p[places - 1, ids[0, places]].mean())
+    return torch.stack(losses).mean()

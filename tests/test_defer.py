@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-from helpers import UNRELATED, logits, prompts_of, same
+from helpers import UNRELATED, attached, logits, prompts_of, same
 
 from lemoe_lab.editors import DEFER, ConfigError
 
 
-@contextmanager
-def edited(host, stream, batches: int, **settings) -> Iterator[DEFER]:
+def edited(host, stream, batches: int, **settings):
     """DEFER on the host after the first batches of a stream."""
-    editor = DEFER(**settings)
-    editor.attach(host, stream)
-    try:
-        for batch in stream.batches[:batches]:
-            editor.edit(batch)
-        yield editor
-    finally:
-        editor.detach()
+    return attached(DEFER(**settings), host, stream, batches)
 
 
 def gates(editor: DEFER, queries: torch.Tensor) -> torch.Tensor:

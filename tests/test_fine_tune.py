@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
 import pytest
 import torch
-from helpers import prompts_of
+from helpers import attached, loss_of, prompts_of
 from torch import Tensor, nn
 
-from lemoe_lab import EditStream, Host, load_host
-from lemoe_lab.editors import Editor, FineTune
+from lemoe_lab import EditStream, load_host
+from lemoe_lab.editors import FineTune
 from lemoe_lab.editors.fine_tune import Descent
 from lemoe_lab.editors.gradients import edit_losses, keys_and_gradients
 
 RADIUS = 7e-3
-
-
-@pytest.fixture(scope="module")
-def exact_host():
-    """The embedded host in float64."""
-    return load_host("almanac", dtype=torch.float64)
-
-
-@contextmanager
-def attached(editor: Editor, host: Host, stream: EditStream) -> Iterator[Editor]:
-    editor.attach(host, stream)
-    try:
-        yield editor
-    finally:
-        editor.detach()
-
-
-def loss_of(host, edits: Sequence) -> Tensor:
-    """(1/n) sum_i -(1/|y_i|) log p(y_i | x_i), one edit after another through the whole model."""
-    losses = []
-    for edit in edits:
-        sequence = host.encode(edit.prompt, edit.target)
-        ids = torch.tensor([sequence.prompt + sequence.target])
-        log_p = host.model(input_ids=ids).logits[0].log_softmax(-1)
-        places = torch.arange(len(sequence.prompt), len(sequence))
-        losses.append(-log_p[places - 1, ids[0, places]].mean())
-    return torch.stack(losses).mean()
 
 
 def adam_in_the_ball(host, weight, edits, steps: int, rate: float) -> tuple[Tensor, Tensor]:

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from helpers import loss_of
 
-from lemoe_lab import EditStream, load_host
+from lemoe_lab import EditStream
 from lemoe_lab.editors import FineTuneEWC
-from lemoe_lab.host import Host
-
-
-@pytest.fixture(scope="module")
-def exact_host():
-    """The embedded host in float64."""
-    return load_host("almanac", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def conv1d_host(exact_host):
-    """A random GPT-2 in float64; it stores linear weights as (in, out)."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(exact_host.tokenizer), n_embd=16, n_layer=3, n_head=2, n_positions=256
-    )
-    return Host(GPT2LMHeadModel(config).double(), exact_host.tokenizer, "random GPT-2")
 
 
 @pytest.fixture
@@ -94,14 +77,7 @@ def test_second_batch_steps_against_loss_and_penalty(exact_host, two):
 
 def loss_gradient(host, weight, edits) -> torch.Tensor:
     weight.requires_grad_(True)
-    losses = []
-    for edit in edits:
-        sequence = host.encode(edit.prompt, edit.target)
-        ids = torch.tensor([sequence.prompt + sequence.target])
-        log_p = host.model(input_ids=ids).logits[0].log_softmax(-1)
-        places = torch.arange(len(sequence.prompt), len(sequence))
-        losses.append(-log_p[places - 1, ids[0, places]].mean())
-    (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), weight)
+    (gradient,) = torch.autograd.grad(loss_of(host, edits), weight)
     weight.requires_grad_(False)
     return gradient
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-from helpers import UNRELATED, logits, prompts_of
+from helpers import UNRELATED, attached, logits, prompts_of
 
 from lemoe_lab import Edit, EditStream
 from lemoe_lab.editors import GRACE, ConfigError
 from lemoe_lab.editors.grace import Codebook
 
 
-@contextmanager
-def edited(host, stream, batches: int, **settings) -> Iterator[GRACE]:
+def edited(host, stream, batches: int, **settings):
     """GRACE on the host after the first batches of a stream."""
-    editor = GRACE(**settings)
-    editor.attach(host, stream)
-    try:
-        for batch in stream.batches[:batches]:
-            editor.edit(batch)
-        yield editor
-    finally:
-        editor.detach()
+    return attached(GRACE(**settings), host, stream, batches)
 
 
 # Edits with key (x, y) and label, at an initial radius of 1, and the codebook that algorithm 1 of

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-from helpers import prompts_of
+from helpers import attached, prompts_of
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lemoe_lab import EditStream
@@ -19,15 +16,9 @@ from lemoe_lab.host import Host
 QUICK = {"training_steps": 20, "training_edits": 10}  # as in the specification of all editors
 
 
-@contextmanager
-def attached(host, stream, **settings) -> Iterator[MEND]:
-    """MEND on the host with networks trained briefly."""
-    editor = MEND(**QUICK | settings)
-    editor.attach(host, stream)
-    try:
-        yield editor
-    finally:
-        editor.detach()
+def untrained(host, stream, **settings):
+    """MEND on the host, before any edit, with networks trained briefly."""
+    return attached(MEND(**QUICK | settings), host, stream)
 
 
 def gradients(host, editor: MEND, batch) -> dict[str, torch.Tensor]:
@@ -50,7 +41,7 @@ def factors_of(host, editor: MEND, edits) -> dict:
 
 def test_outer_products_of_the_factors_sum_to_the_gradient(host, stream):
     batch = stream.batches[0]
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         expected = gradients(host, editor, batch)
         for name, part in factors_of(host, editor, batch).items():
             inputs, errors = part.inputs[part.tokens], part.errors[part.tokens]
@@ -77,7 +68,7 @@ def test_factors_of_weights_that_are_stored_transposed_sum_to_the_gradient(host,
 
 def test_a_batch_does_not_dilute_the_factors_of_an_edit(host, stream):
     batch = stream.batches[0]
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         together = factors_of(host, editor, batch)
         alone = factors_of(host, editor, batch.edits[:1])
     for name, part in alone.items():
@@ -104,7 +95,7 @@ def transformed(state: dict[str, torch.Tensor], network: int, weight: int, z: to
 @pytest.mark.parametrize("edits", [1, 4])
 def test_update_is_the_sum_of_outer_products_of_transformed_factors(host, stream, edits):
     batch = EditBatch(step=1, edits=stream.edits[:edits])
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         given = factors_of(host, editor, batch)
         state, before = editor.step_state(0), {n: p.clone() for n, p in editor.parameters.items()}
         editor.edit(batch)
@@ -132,7 +123,7 @@ def test_update_is_the_sum_of_outer_products_of_transformed_factors(host, stream
 def test_rank_of_an_update_is_at_most_the_number_of_tokens(host, stream, edits):
     batch = EditBatch(step=1, edits=stream.edits[:edits])
     tokens = sum(len(host.encode(e.prompt, e.target)) - 1 for e in batch)
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         given = factors_of(host, editor, batch)
         with torch.no_grad():
             changes = editor.networks.changes(given, groups=1)
@@ -160,7 +151,7 @@ def test_training_reads_nothing_of_the_stream(host, stream, monkeypatch):
     monkeypatch.setattr(
         host, "encode_prompt", lambda prompt: read.append(prompt) or encode_prompt(prompt)
     )
-    with attached(host, stream, training_steps=2, training_edits=4, seed=5):
+    with untrained(host, stream, training_steps=2, training_edits=4, seed=5):
         pass
     of_facts = {prompt for fact in stream.calibration for prompt in fact.prompts}
     assert read and set(read) <= of_facts
@@ -185,7 +176,7 @@ def test_networks_are_trained_once_for_equal_facts_and_settings(host, stream):
     settings = {"training_steps": 1, "training_edits": 2, "batch_sizes": (1,)}
     states = []
     for steps in (1, 1, 2):
-        with attached(host, stream, **settings | {"training_steps": steps}) as editor:
+        with untrained(host, stream, **settings | {"training_steps": steps}) as editor:
             states.append(editor.calibrated)
     assert states[0] is states[1]
     assert states[0] is not states[2]
@@ -193,7 +184,7 @@ def test_networks_are_trained_once_for_equal_facts_and_settings(host, stream):
 
 def test_single_edits_are_answered_with_their_targets(host, stream):
     right = 0
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         for edit in stream.edits[:12]:
             editor.edit(EditBatch(step=1, edits=(edit,)))
             right += host.generate(edit.prompt) == edit.target
@@ -202,14 +193,14 @@ def test_single_edits_are_answered_with_their_targets(host, stream):
 
 
 def test_most_of_a_batch_is_answered_with_its_targets(host, stream):
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         editor.edit(stream.batches[0])
         answers = host.generate(prompts_of(stream)[:8])
     assert sum(a == e.target for a, e in zip(answers, stream.edits, strict=False)) >= 4
 
 
 def test_all_linear_weights_of_the_last_three_ffns_are_changed(host, stream):
-    with attached(host, stream) as editor:
+    with untrained(host, stream) as editor:
         changed = set(editor.changed_tensors())
     expected = {
         f"model.layers.{layer}.mlp.{part}_proj.weight"

@@ -5,29 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
-from lemoe_lab import EditStream, load_host
+from lemoe_lab import EditStream
 from lemoe_lab.editors import ConfigError, UltraEdit
 from lemoe_lab.editors.ultra_edit import Moments
-from lemoe_lab.host import Host
-
-
-@pytest.fixture(scope="module")
-def exact_host():
-    """The embedded host in float64."""
-    return load_host("almanac", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def conv1d_host(exact_host):
-    """A random GPT-2 in float64; it stores linear weights as (in, out)."""
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=len(exact_host.tokenizer), n_embd=16, n_layer=3, n_head=2, n_positions=256
-    )
-    model = GPT2LMHeadModel(config).double()
-    return Host(model, exact_host.tokenizer, "random GPT-2")
 
 
 def rows_by_hand(host, module, edits, everywhere: bool) -> tuple[np.ndarray, np.ndarray]:

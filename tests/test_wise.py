@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-from helpers import UNRELATED, logits, prompts_of, same
+from helpers import UNRELATED, attached, logits, prompts_of, same
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lemoe_lab import EditStream
@@ -23,17 +20,9 @@ from lemoe_lab.editors.side_memory import (
 from lemoe_lab.host import Host
 
 
-@contextmanager
-def edited(host, stream, batches: int, **settings) -> Iterator[WISE]:
+def edited(host, stream, batches: int, **settings):
     """WISE on the host after the first batches of a stream."""
-    editor = WISE(**{"irrelevant": 40} | settings)
-    editor.attach(host, stream)
-    try:
-        for batch in stream.batches[:batches]:
-            editor.edit(batch)
-        yield editor
-    finally:
-        editor.detach()
+    return attached(WISE(**{"irrelevant": 40} | settings), host, stream, batches)
 
 
 def changes_by_step(editor: WISE) -> list[torch.Tensor]:

@@ -15,16 +15,69 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
+from ..edits import (
+    CalibrationFact,
+    Edit,
+    EditError,
+    EditStream,
+    LocalityGroup,
+    LocalityPrompt,
+    Rephrase,
+)
 
 HELD_BACK = 0.2  # share of the records that calibrate routers
 NATURAL_QUESTION = "nq question: "
 ANY = "any"  # the relation of facts whose file names none
 
 Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a file of questions calls its columns; ``locality_prefix`` is cut off its prompts."""
+
+    prompt: str
+    target: str
+    rephrase: str
+    locality: str
+    locality_answer: str
+    old_answer: str
+    locality_prefix: str = ""
+
+    def reader(
+        self, rephrase_group: str, locality_group: LocalityGroup
+    ) -> Callable[[Record, str], Edit]:
+        """What makes an edit of a record and an id."""
+
+        def edit(record: Record, name: str) -> Edit:
+            prompt, target = _text(record, self.prompt), _text(record, self.target)
+            rephrase = Rephrase(prompt=_text(record, self.rephrase), group=rephrase_group)
+            locality = LocalityPrompt(
+                prompt=_text(record, self.locality).removeprefix(self.locality_prefix),
+                group=locality_group,
+                target=_optional(record, self.locality_answer),
+            )
+            return Edit(
+                id=name,
+                prompt=prompt,
+                target=target,
+                rephrases=(rephrase,),
+                locality=(locality,),
+                old_answer=_other(_optional(record, self.old_answer), target),
+                subject=_optional(record, "subject"),
+            )
+
+        return edit
+
+    def fact(self, record: Record) -> CalibrationFact:
+        """A record as a fact to calibrate routers with."""
+        prompts = _text(record, self.prompt), _text(record, self.rephrase)
+        subject = _optional(record, "subject") or prompts[0]
+        return CalibrationFact(subject=subject, relation=ANY, prompts=prompts)
 
 
 def zsre(
@@ -37,30 +90,17 @@ def zsre(
     ``far``), scored with ``loc_ans`` fed in.
     """
 
-    def edit(record: Record, name: str) -> Edit:
-        locality = LocalityPrompt(
-            prompt=_text(record, "loc").removeprefix(NATURAL_QUESTION),
-            group="far",
-            target=_optional(record, "loc_ans"),
-        )
-        return Edit(
-            id=name,
-            prompt=_text(record, "src"),
-            target=_text(record, "alt"),
-            rephrases=(Rephrase(prompt=_text(record, "rephrase"), group="light"),),
-            locality=(locality,),
-            old_answer=_other(_optional(record, "answers"), _text(record, "alt")),
-            subject=_optional(record, "subject"),
-        )
-
-    def fact(record: Record) -> CalibrationFact:
-        return CalibrationFact(
-            subject=_optional(record, "subject") or _text(record, "src"),
-            relation=ANY,
-            prompts=(_text(record, "src"), _text(record, "rephrase")),
-        )
-
-    return _stream(path, "zsre", edit, fact, edits, batch_size, seed)
+    columns = Columns(
+        prompt="src",
+        target="alt",
+        rephrase="rephrase",
+        locality="loc",
+        locality_answer="loc_ans",
+        old_answer="answers",
+        locality_prefix=NATURAL_QUESTION,
+    )
+    edit = columns.reader(rephrase_group="light", locality_group="far")
+    return _stream(path, "zsre", edit, columns.fact, edits, batch_size, seed)
 
 
 def counterfact(
@@ -73,30 +113,16 @@ def counterfact(
     and ``subject`` are read if they are there.
     """
 
-    def edit(record: Record, name: str) -> Edit:
-        locality = LocalityPrompt(
-            prompt=_text(record, "locality_prompt"),
-            group="near",
-            target=_optional(record, "locality_ground_truth"),
-        )
-        return Edit(
-            id=name,
-            prompt=_text(record, "prompt"),
-            target=_text(record, "target_new"),
-            rephrases=(Rephrase(prompt=_text(record, "rephrase_prompt"), group="strong"),),
-            locality=(locality,),
-            old_answer=_other(_optional(record, "ground_truth"), _text(record, "target_new")),
-            subject=_optional(record, "subject"),
-        )
-
-    def fact(record: Record) -> CalibrationFact:
-        return CalibrationFact(
-            subject=_optional(record, "subject") or _text(record, "prompt"),
-            relation=ANY,
-            prompts=(_text(record, "prompt"), _text(record, "rephrase_prompt")),
-        )
-
-    return _stream(path, "counterfact", edit, fact, edits, batch_size, seed)
+    columns = Columns(
+        prompt="prompt",
+        target="target_new",
+        rephrase="rephrase_prompt",
+        locality="locality_prompt",
+        locality_answer="locality_ground_truth",
+        old_answer="ground_truth",
+    )
+    edit = columns.reader(rephrase_group="strong", locality_group="near")
+    return _stream(path, "counterfact", edit, columns.fact, edits, batch_size, seed)
 
 
 def hallucination(
