@@ -32,13 +32,13 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, on this machine only
 
 test: export LEMOE_LAB_PROFILE = quick
 test: export HF_HUB_OFFLINE = 1
-test: $(STAMP) ## check style, run the tests, run every notebook in the quick profile
+test: $(STAMP) ## check style, run the tests (widgets in a real Chromium too) and every notebook in the quick profile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --ignore=tests/browser $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 
-test-browser: $(STAMP) ## drive the widgets in a real Chromium
+test-browser: $(STAMP) ## only drive the widgets in a real Chromium
 	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 screenshots: $(STAMP) ## take pictures of every widget in a real Chromium, into figures/

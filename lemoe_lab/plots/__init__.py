@@ -20,6 +20,7 @@ from .look import (
     style,
 )
 from .order import order_violin, similarity_scatter
+from .pairs import score_pairs
 from .routing import routing_consistency, routing_heatmap
 from .scaling import scaling
 from .scores import score_table
@@ -42,6 +43,7 @@ __all__ = [
     "routing_heatmap",
     "save",
     "scaling",
+    "score_pairs",
     "score_table",
     "similarity_scatter",
     "style",

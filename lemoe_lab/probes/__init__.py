@@ -24,9 +24,11 @@ from .routing import (
     routing_summary,
 )
 from .scaling import cost, over_seeds, scaling
+from .scorers import both_scorers, ranking
 from .tracing import causal_tracing, layers_with_most_effect, tracing_summary
 
 __all__ = [
+    "both_scorers",
     "causal_tracing",
     "cost",
     "drift",
@@ -42,6 +44,7 @@ __all__ = [
     "order",
     "order_summary",
     "over_seeds",
+    "ranking",
     "routing",
     "routing_consistency",
     "routing_entropy",

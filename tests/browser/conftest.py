@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from lab_driver import ROOT, Lab, NoBrowser, chromium, open_page, serve
 
+PATIENCE = 30_000  # milliseconds for the page to show what is expected, on a busy machine
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -28,7 +30,7 @@ def lab(tmp_path_factory) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     """Chromium; where there is none the tests are skipped, and fail under ``CI=true``."""
-    pytest.importorskip("playwright.sync_api")
+    pytest.importorskip("playwright.sync_api").expect.set_options(timeout=PATIENCE)
     try:
         with chromium() as running:
             yield running
@@ -53,6 +55,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = (yield).get_result()
     page = item.funcargs.get("page") if hasattr(item, "funcargs") else None
     if report.when == "call" and report.failed and page is not None:
-        folder = Path(os.environ.get("BROWSER_SHOTS", item.config.cache.mkdir("browser")))
+        folder = Path(os.environ.get("BROWSER_SHOTS", ".pytest_cache/browser"))
         folder.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=folder / f"{item.name}.png")
