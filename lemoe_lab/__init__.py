@@ -12,6 +12,7 @@ with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
 from . import datasets, editors, metrics, planning, plots, probes, sweeps, widgets
 from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
 from .host import Host, load_host
+from .loading import load_adaptor
 from .session import EditSession, drop_known
 from .storage import RunError
 
@@ -29,6 +30,7 @@ __all__ = [
     "datasets",
     "drop_known",
     "editors",
+    "load_adaptor",
     "load_host",
     "metrics",
     "planning",

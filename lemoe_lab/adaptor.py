@@ -14,48 +14,170 @@ decided once, from its prompt; while decoding with a cache the route of the prom
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from .feed_forward import is_mixture, linears, sizes, standalone
 from .host import Host
 from .prompts import last_tokens, prompt_mask
-from .routing import Router, Routes
+from .routing import BYPASS, Router, Routes
 
 
 class Expert(nn.Module):
-    """An FFN of the host's own kind, new-born silent: its last linear layer is zero.
+    """An FFN of the host's own kind, new-born silent: its last linear module is zero.
 
-    Shape (..., d) to (..., d), computed in float32.
+    Shape (..., d) to (..., d), computed in float32. Beside an FFN that is itself a mixture of
+    experts it is of the kind of one of those.
+
+    Parameters
+    ----------
+    ffn
+        The host's FFN that it stands beside; only its kind and its sizes matter.
+    intermediate
+        Hidden size; None: that of the host's FFN.
+    seed
+        Of the initialisation.
+
+    Raises
+    ------
+    ValueError
+        If the FFN is of no kind that is known, or was offloaded from memory.
     """
 
     def __init__(self, ffn: nn.Module, intermediate: int | None, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.body = copy.deepcopy(ffn).float().requires_grad_(True)
-        for module in self.body.modules():  # a copy of the FFN must not carry the adaptor's hooks
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
-        linears = [m for m in self.body.modules() if isinstance(m, nn.Linear)]
-        width = linears[-1].out_features
-        hidden = intermediate or linears[-1].in_features
-        for linear in linears[:-1]:
-            fan_in = linear.in_features
-            weight = torch.randn(hidden, fan_in, generator=generator) / fan_in**0.5
-            linear.weight = nn.Parameter(weight.to(linear.weight.device))
-            linear.out_features = hidden
-            if linear.bias is not None:
-                linear.bias = nn.Parameter(torch.zeros(hidden, device=weight.device))
-        last = linears[-1]
-        last.in_features = hidden
-        last.weight = nn.Parameter(torch.zeros(width, hidden, device=last.weight.device))
-        if last.bias is not None:
-            last.bias = nn.Parameter(torch.zeros(width, device=last.weight.device))
+        device = _device_of(ffn)
+        self.body = copy.deepcopy(standalone(ffn)).float().requires_grad_(True)
+        _forget_hooks(self.body)
+        *inner, last = linears(self.body)
+        width, native = sizes(last)
+        hidden = intermediate or native
+        for linear in inner:
+            outputs, inputs = sizes(linear)
+            merged = outputs // native  # 2 where gate and up are one matrix
+            weight = torch.randn(merged * hidden, inputs, generator=generator) / inputs**0.5
+            _set_weight(linear, weight.to(device))
+        _set_weight(last, torch.zeros(width, hidden, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x.float())
+
+
+class LowRankExpert(nn.Module):
+    """The host's own FFN with low-rank changes (LoRA, arXiv 2106.09685), new-born silent.
+
+        f(x) = FFN_{W + B A}(x) - FFN_W(x),   B = 0 at birth
+
+    for every matrix W (out, in) of the FFN, with A (rank, in) and B (out, rank) in float32. So the
+    FFN and this expert together, at scale and gate 1, are the FFN with changed matrices. W is the
+    host's, shared and frozen; the FFN is computed in the host's precision.
+
+    Raises
+    ------
+    ValueError
+        If the host's FFN is a mixture of experts: which of them should change is not defined.
+    """
+
+    def __init__(self, ffn: nn.Module, rank: int, seed: int) -> None:
+        super().__init__()
+        if is_mixture(ffn):
+            raise ValueError(
+                "expert_rank changes the matrices of a dense FFN, and this layer's is a mixture of "
+                "experts; choose another layer, or small experts by `intermediate`"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        device = _device_of(ffn)
+        self._shared = Shared(ffn)
+        self.down, self.up = nn.ParameterList(), nn.ParameterList()
+        for linear in self._shared.linears:
+            outputs, inputs = sizes(linear)
+            weight = torch.randn(rank, inputs, generator=generator) / inputs**0.5
+            self.down.append(nn.Parameter(weight.to(device)))
+            self.up.append(nn.Parameter(torch.zeros(outputs, rank, device=device)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ffn = self._shared.ffn
+        x = x.to(self._shared.dtype)
+        with _changed(self._shared.linears, self.down, self.up):
+            changed = ffn(x)
+        return _wide(changed) - _wide(ffn(x))
+
+
+class Shared:
+    """The host's FFN without hooks, its parameters shared; no part of the expert that holds it."""
+
+    def __init__(self, ffn: nn.Module) -> None:
+        parameters = {id(parameter): parameter for parameter in ffn.parameters()}
+        self.ffn = copy.deepcopy(standalone(ffn), parameters)
+        _forget_hooks(self.ffn)
+        self.linears = linears(self.ffn)
+        self.dtype = self.linears[0].weight.dtype
+
+    def __deepcopy__(self, memo: dict) -> Shared:
+        return self
+
+
+@contextmanager
+def _changed(
+    linears: Sequence[nn.Module], down: Sequence[Tensor], up: Sequence[Tensor]
+) -> Iterator[None]:
+    """Add B A x to the outputs of linear modules until the block ends."""
+
+    def change(a: Tensor, b: Tensor) -> object:
+        def add(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return (_wide(output) + args[0].to(a.dtype) @ a.T @ b.T).to(output.dtype)
+
+        return add
+
+    parts = zip(linears, down, up, strict=True)
+    handles = [linear.register_forward_hook(change(a, b)) for linear, a, b in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in float32, or in its own precision where that is higher."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _set_weight(linear: nn.Module, weight: Tensor) -> None:
+    """Give a linear module this weight (out, in), and a bias of zeros if it has one."""
+    outputs, inputs = weight.shape
+    if isinstance(linear, nn.Linear):
+        linear.in_features, linear.out_features = inputs, outputs
+        linear.weight = nn.Parameter(weight)
+    else:
+        linear.nx, linear.nf = inputs, outputs
+        linear.weight = nn.Parameter(weight.T.contiguous())
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(torch.zeros(outputs, device=weight.device))
+
+
+def _device_of(ffn: nn.Module) -> torch.device:
+    device = next(ffn.parameters()).device
+    if device.type == "meta":
+        raise ValueError(
+            "the FFN of the edited layer is not in memory, because the device map offloads it; "
+            "load the host with a device_map that keeps this layer on a device"
+        )
+    return device
+
+
+def _forget_hooks(body: nn.Module) -> None:
+    """Take what hangs on a copied FFN off the copy: the adaptor's hooks, accelerate's forward."""
+    for module in body.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+        for name in ("forward", "_old_forward", "_hf_hook"):
+            vars(module).pop(name, None)
 
 
 class BypassMoE(nn.Module):
@@ -77,35 +199,61 @@ class BypassMoE(nn.Module):
         self.routes: Routes | None = None  # of the rows of the current forward pass
         self._pinned = False
         self._last_prompt_token: Tensor | None = None
+        self._dispatched: tuple[Routes, list] | None = None
 
     def _edited(self, x: Tensor, output: Tensor) -> Tensor:
         """The FFN's output (B, L, d) with whatever the routes of its input x (B, L, d) add."""
         if not len(self.experts) or (self._pinned and self.routes is None):
             return output
         if self.router.per_token:
-            routes = self.router.route(x.flatten(0, 1).float())  # B * L rows
+            routes = self.router.route(self._beside_router(x.flatten(0, 1)))  # B * L rows
             flat = self.combine(x.flatten(0, 1), output.flatten(0, 1), routes)
             return flat.unflatten(0, x.shape[:2])
         if self.routes is None:
             rows = torch.arange(x.shape[0], device=x.device)
-            self.routes = self.router.route(x[rows, self._last_prompt_token].float())
+            prompt_state = x[rows, self._last_prompt_token.to(x.device)]
+            self.routes = self.router.route(self._beside_router(prompt_state))
         return self.combine(x, output, self.routes)
+
+    def _beside_router(self, features: Tensor) -> Tensor:
+        """Features in float32, where the router is: a device map may put the layer elsewhere."""
+        known = next(chain(self.router.parameters(), self.router.buffers()), features)
+        return features.float().to(known.device)
 
     def combine(self, x: Tensor, output: Tensor, routes: Routes) -> Tensor:
         """Add the routed experts to the FFN's output; rows without a route stay bit for bit.
 
-        x and output have shape (N, ..., d), the routes N rows.
+        x and output have shape (N, ..., d), the routes N rows. The sum is made in float32 (or
+        better) and rounded to the output's precision once.
         """
+        total = _wide(output)
+        for expert, rows, gate in self._dispatch(routes, x.device):
+            inputs = x if rows is None else x[rows]
+            gate = gate.view(-1, *[1] * (x.dim() - 1))
+            change = (self.scale * gate * self.experts[expert](inputs)).to(total.dtype)
+            total = total + change if rows is None else total.index_add(0, rows, change)
+        return total.to(output.dtype)
+
+    def _dispatch(
+        self, routes: Routes, device: torch.device
+    ) -> list[tuple[int, Tensor | None, Tensor]]:
+        """Every expert that answers, its rows (None: all of them) and their gates.
+
+        Kept as long as the routes are: while decoding they hold for every token.
+        """
+        if self._dispatched is not None and self._dispatched[0] is routes:
+            return self._dispatched[1]
         # With new module insertion switched off all batches share the last expert.
-        experts = routes.expert.clamp(max=len(self.experts) - 1)  # (N, k)
+        experts = routes.expert.clamp(max=len(self.experts) - 1).to(device)  # (N, k)
+        gates = routes.gate.to(device)
+        found: list[tuple[int, Tensor | None, Tensor]] = []
         for index in experts.unique().tolist():
-            if index < 0:
-                continue
-            rows, choice = (experts == index).nonzero(as_tuple=True)  # (n,), (n,)
-            gate = routes.gate[rows, choice].view(-1, *[1] * (x.dim() - 1))
-            change = self.scale * gate * self.experts[index](x[rows])  # (n, ..., d)
-            output = output.index_add(0, rows, change.to(output.dtype))
-        return output
+            if index != BYPASS:
+                rows, choice = (experts == index).nonzero(as_tuple=True)  # (n,), (n,)
+                alone = experts.shape[1] == 1 and len(rows) == len(experts)
+                found.append((index, None if alone else rows, gates[rows, choice]))
+        self._dispatched = routes, found
+        return found
 
     @contextmanager
     def pinned(self, routes: Routes | None) -> Iterator[None]:
@@ -116,6 +264,7 @@ class BypassMoE(nn.Module):
             yield
         finally:
             self.routes, self._pinned = before
+            self._dispatched = None
 
     @contextmanager
     def attached(self, host: Host, layer: int) -> Iterator[BypassMoE]:
@@ -151,7 +300,7 @@ class BypassMoE(nn.Module):
             return self._edited(x, output)
 
         return Detach(
-            host.model.base_model.register_forward_pre_hook(see_prompt, with_kwargs=True),
+            host.decoder.register_forward_pre_hook(see_prompt, with_kwargs=True),
             ffn.register_forward_hook(add_experts),
         )
 

@@ -93,7 +93,8 @@ def fit_projection(
     centre, whitening = centre_and_whiten(data)
     white = F.normalize((data.features - centre) @ whitening, dim=-1)  # (F, P, d)
     facts, phrasings, _ = white.shape
-    start = torch.linalg.svd(white.flatten(0, 1), full_matrices=False).Vh[:width]
+    seen = white.flatten(0, 1)  # (F * P, d); with fewer than `width`, others complete the basis
+    start = torch.linalg.svd(seen, full_matrices=len(seen) < width).Vh[:width]
     weight = torch.nn.Parameter(start.clone())
     optimizer = torch.optim.AdamW([weight], lr=learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -29,13 +29,26 @@ class EditError(ValueError):
     """An edit, batch or stream that cannot be used; the message names the edit."""
 
 
+def require_whole(text: str) -> str:
+    """The text itself; :class:`EditError` if it holds half a character, which nothing can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise EditError(
+            f"holds half a character ({half}, the {error.start + 1}th); read the text anew as UTF-8"
+        ) from None
+    return text
+
+
 def _not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError(f"is empty ({text!r}); it needs some text")
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Whole = Annotated[str, AfterValidator(require_whole)]
+Text = Annotated[Whole, AfterValidator(_not_blank)]
 
 
 class _Frozen(BaseModel):
@@ -75,11 +88,11 @@ class Edit(_Frozen):
     target: Text
     rephrases: tuple[Rephrase, ...] = ()
     locality: tuple[LocalityPrompt, ...] = ()
-    old_answer: str | None = None
-    subject: str | None = None
-    relation: str | None = None
-    topic: str | None = None
-    date: str | None = None
+    old_answer: Whole | None = None
+    subject: Whole | None = None
+    relation: Whole | None = None
+    topic: Whole | None = None
+    date: Whole | None = None
 
     @field_validator("target", "prompt")
     @classmethod

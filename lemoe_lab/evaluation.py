@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -223,6 +224,36 @@ class Evaluator:
             question = rescored.question
             question.path = rescored.path
             question.values = question_values(question, rescored.score, said[id(rescored)])
+
+
+def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -> pd.DataFrame:
+    """How surprised the host is now by the targets of edits, with whatever is attached.
+
+    exp of the mean negative log-probability of the target's tokens after the prompt, the stop token
+    left out; 1 is certainty, lower is better. Its mean over the edits is what GRACE (ERR, arXiv
+    2211.11031) and WISE (Rel., arXiv 2405.14768) report for hallucination data, where targets are
+    whole sentences. It is not bounded, so it is no value of ``session.metrics``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per prompt and rephrase: ``edit`` (its id), ``metric`` (``reliability`` or
+        ``generality``), ``group`` and ``perplexity``.
+    """
+    asked = [
+        (edit.id, metric, group, prompt, edit.target)
+        for edit in edits
+        for metric, group, prompt in (
+            ("reliability", "", edit.prompt),
+            *(("generality", rephrase.group, rephrase.prompt) for rephrase in edit.rephrases),
+        )
+    ]
+    columns = ["edit", "metric", "group", "prompt", "target"]
+    frame = pd.DataFrame(asked, columns=columns)
+    scores = host.score(frame.pop("prompt"), frame.pop("target"), batch_size)
+    return frame.assign(
+        perplexity=[metrics.perplexity(score.log_probabilities[:-1]) for score in scores]
+    )
 
 
 _answers: WeakKeyDictionary[Host, dict[str, dict[str, str]]] = WeakKeyDictionary()

@@ -1,6 +1,7 @@
 """The host: the causal language model being edited, its tokenizer, and where its parts are.
 
     host = load_host("almanac")                   # or a Hugging Face id or folder
+    host = load_host("org/model", layers="backbone.blocks", ffn="dense")   # with unusual names
     host.generate("The prime minister of Gemland is")
 
 Scores and generations run through the model's own modules, so they see whatever is attached.
@@ -23,14 +24,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-from transformers.pytorch_utils import Conv1D
 
+from .architectures import captured_inputs, find_parts, head, of_one_row, run_layer
 from .datasets import data_folder
-from .edits import EditError, normalise
+from .edits import EditError, normalise, require_whole
+from .feed_forward import is_mixture, linears
 from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
-
-FFN_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
-FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class LayerStates:
 
     sequences: list[TokenSequence]
     hidden: Tensor  # (B, L, d)
-    arguments: list[dict]  # keyword arguments of every layer from this one up
+    arguments: list[dict]  # keyword arguments of every layer from this one up, for one row
     final: Tensor  # (B, L, d) after the final norm, with nothing attached
     prompt_state: Tensor  # (B, d) FFN input of the layer at the last prompt token
 
@@ -93,11 +92,21 @@ class Host:
         Shown in figures and saved runs.
     folder
         Where it was loaded from, if that is a folder; statistics of it are kept there.
+    layers, ffn, final_norm
+        Where the parts are in a model with unusual names, see :func:`load_host`.
+    gradient_checkpointing
+        Training recomputes the layers above the edited one instead of keeping what they computed:
+        less memory, the same losses, more time.
+
+    Attributes
+    ----------
+    decoder, layers, final_norm
+        The model's parts, see :class:`~lemoe_lab.architectures.Parts`.
 
     Raises
     ------
     ValueError
-        If decoder layers, FFN or final norm cannot be found; the message names what is missing.
+        If decoder layers, FFN or final norm cannot be found; the message says what helps.
     """
 
     def __init__(
@@ -106,6 +115,11 @@ class Host:
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         folder: Path | None = None,
+        *,
+        layers: str | None = None,
+        ffn: str | None = None,
+        final_norm: str | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -113,8 +127,10 @@ class Host:
         self.folder = folder
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self.layers = _decoder_layers(model)
-        self.final_norm = _final_norm(model, self.layers)
+        self.gradient_checkpointing = gradient_checkpointing
+        parts = find_parts(model, layers, ffn, final_norm)
+        self.decoder, self.layers, self.final_norm = parts.decoder, parts.layers, parts.final_norm
+        self._ffns = parts.ffns
         self.stop_token = tokenizer.eos_token_id
         self.prompt_lengths: Tensor | None = None  # of the rows being scored, see `prompts_end`
         self._editor: object | None = None  # who edits it now
@@ -122,12 +138,18 @@ class Host:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where token ids go: the device of the embeddings."""
+        return self.model.get_input_embeddings().weight.device
 
     @property
     def width(self) -> int:
         """Size of the residual stream, d."""
         return self.model.config.get_text_config().hidden_size
+
+    @property
+    def embedding_width(self) -> int:
+        """Size of an embedding: d, but less in a few models (OPT-350m)."""
+        return self.model.get_input_embeddings().weight.shape[1]
 
     @property
     def context(self) -> int:
@@ -141,11 +163,23 @@ class Host:
             raise ValueError(
                 f"layer {layer} does not exist: {self.name} has layers 0..{len(self.layers) - 1}"
             )
-        return _ffn(self.layers[layer])
+        ffn = self._ffns[layer]
+        if ffn is None:
+            raise ValueError(f"layer {layer} of {self.name} has no FFN; choose another layer")
+        return ffn
 
     def ffn_linears(self, layer: int) -> list[nn.Module]:
-        """The linear modules of a layer's FFN, the one that writes to the residual last."""
-        return [m for m in self.ffn(layer).modules() if isinstance(m, (nn.Linear, Conv1D))]
+        """The linear modules of a layer's FFN, the one that writes to the residual last.
+
+        Raises ValueError if that FFN is a mixture of experts.
+        """
+        ffn = self.ffn(layer)
+        if is_mixture(ffn):
+            raise ValueError(
+                f"the FFN of layer {layer} of {self.name} is a mixture of experts, and this method "
+                "edits one matrix; choose a layer with a dense FFN, or an editor with an adaptor"
+            )
+        return linears(ffn)
 
     def ffn_output(self, layer: int) -> nn.Module:
         """The linear module (hidden size to d) that a layer's FFN writes to the residual with."""
@@ -186,7 +220,7 @@ class Host:
         """Token ids of a prompt; raises :class:`EditError` if it leaves no room in the context."""
         if not prompt.strip():
             raise EditError("the prompt is empty; write the beginning of a sentence")
-        ids = tuple(self.tokenizer(prompt)["input_ids"])
+        ids = self._tokens(prompt)
         if len(ids) >= self.context:
             raise EditError(
                 f"the prompt {prompt[:60]!r}... has {len(ids)} tokens; {self.name} reads at most "
@@ -197,13 +231,11 @@ class Host:
     def encode(self, prompt: str, target: str) -> TokenSequence:
         """A prompt and the target after it, ended by the stop token."""
         start = self.encode_prompt(prompt)
-        joint = tuple(self.tokenizer(f"{prompt} {target}")["input_ids"])
+        joint = self._tokens(f"{prompt} {target}")
         if joint[: len(start)] == start:
             continuation = joint[len(start) :]
         else:
-            continuation = tuple(
-                self.tokenizer(f" {target}", add_special_tokens=False)["input_ids"]
-            )
+            continuation = self._tokens(f" {target}", add_special_tokens=False)
         sequence = TokenSequence(start, (*continuation, self.stop_token))
         if len(sequence) > self.context:
             raise EditError(
@@ -211,6 +243,12 @@ class Host:
                 f"{self.name} reads at most {self.context}; shorten one of them"
             )
         return sequence
+
+    def _tokens(self, text: str, **options: bool) -> tuple[int, ...]:
+        try:
+            return tuple(self.tokenizer(require_whole(text), **options)["input_ids"])
+        except EditError as error:
+            raise EditError(f"the prompt or target {text[:60]!r} {error}") from None
 
     def pad(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Right-padded token ids (B, L); with causal attention padding there changes no score."""
@@ -237,11 +275,12 @@ class Host:
     def states(self, sequences: Sequence[TokenSequence], layer: int) -> LayerStates:
         """Run the layers below ``layer`` once and keep what enters it; expects nothing attached."""
         upper = self.layers[layer:]
-        with _captured_inputs(upper) as blocks, _captured_inputs([self.ffn(layer)]) as ffn:
-            final = self.model.base_model(input_ids=self.pad(sequences), use_cache=False)[0]
+        with captured_inputs(upper) as blocks, captured_inputs([self.ffn(layer)]) as ffn:
+            final = self.decoder(input_ids=self.pad(sequences), use_cache=False)[0]
         last = [len(s.prompt) - 1 for s in sequences]
-        prompt_state = ffn[0][0][range(len(sequences)), last].float()
-        arguments = [kwargs for _, kwargs in blocks]
+        prompt_state = ffn[0][0][range(len(sequences)), last].float().to(self.device)
+        # No attention mask: rows differ in nothing but their tokens.
+        arguments = [of_one_row(kwargs, len(sequences)) for _, kwargs in blocks]
         return LayerStates(list(sequences), blocks[0][0], arguments, final, prompt_state)
 
     def finish(self, states: LayerStates, layer: int, rows: Tensor | None = None) -> Tensor:
@@ -252,16 +291,19 @@ class Host:
             sequences, hidden = [sequences[i] for i in rows.tolist()], hidden[rows]
         with self.prompts_end(sequences):
             for block, arguments in zip(self.layers[layer:], states.arguments, strict=True):
-                output = block(hidden, **arguments)
-                hidden = output[0] if isinstance(output, tuple) else output
+                hidden = run_layer(block, hidden, arguments, self.gradient_checkpointing)
         return self.final_norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of hidden states (..., d) after the final norm, as the model has them."""
+        return head(self.model, hidden)
 
     def target_logits(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
         """Logits (sum of target lengths, V) of every target token, row after row."""
         row = [i for i, s in enumerate(sequences) for _ in s.target]
         column = [len(s.prompt) - 1 + j for s in sequences for j in range(len(s.target))]
         picked = hidden[row, column]  # (n, d)
-        return self.model.get_output_embeddings()(picked).float()
+        return self.logits(picked).float().to(self.device)
 
     def target_ids(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Token ids (sum of target lengths,) in the order of :meth:`target_logits`."""
@@ -288,7 +330,7 @@ class Host:
         for chunk in length_buckets(sequences, batch_size):
             rows = [sequences[i] for i in chunk]
             with self.prompts_end(rows):
-                hidden = self.model.base_model(input_ids=self.pad(rows), use_cache=False)[0]
+                hidden = self.decoder(input_ids=self.pad(rows), use_cache=False)[0]
             scores |= zip(chunk, self.score_hidden(hidden, rows), strict=True)
         return [scores[i] for i in range(len(sequences))]
 
@@ -385,7 +427,9 @@ class Host:
         """The same for prompts that are token ids already."""
         embedding = self.model.get_input_embeddings()
         means = [embedding(torch.tensor(row, device=self.device)).float().mean(0) for row in rows]
-        return torch.stack(means) if means else torch.empty(0, self.width, device=self.device)
+        if not means:
+            return torch.empty(0, self.embedding_width, device=self.device)
+        return torch.stack(means)
 
     @torch.no_grad()
     def prompt_states(self, prompts: Sequence[str], layer: int, batch_size: int = 64) -> Tensor:
@@ -401,71 +445,51 @@ def load_host(
     name: str | Path = "almanac",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | str = "auto",
+    *,
+    device_map: str | dict | None = None,
+    gradient_checkpointing: bool = False,
+    layers: str | None = None,
+    ffn: str | None = None,
+    final_norm: str | None = None,
 ) -> Host:
     """Load the embedded host (``"almanac"``), a folder, or a model of the Hugging Face hub.
+
+    Parameters
+    ----------
+    device_map
+        Spread the model over several devices, as transformers does it: ``"auto"`` or a dict from
+        module paths to devices. Replaces ``device``; needs the package accelerate.
+    gradient_checkpointing
+        Train with less memory and more time; the losses are the same.
+    layers, ffn, final_norm
+        Only for models in which they are not found: the paths of the list of decoder layers
+        (``"model.layers"``), of the feed-forward network inside a layer (``"mlp"``), and of the
+        norm after the last layer (``"model.norm"``).
 
     Raises
     ------
     OSError
         From transformers, if the model can neither be found on disk nor fetched.
+    ValueError
+        If parts of the model are not found; the message says what to pass.
     """
     folder = data_folder() / "host" if str(name) == "almanac" else name
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     path = Path(folder)
-    return Host(model.to(device), tokenizer, str(name), path if path.is_dir() else None)
+    return Host(
+        model.to(device) if device_map is None else model,
+        tokenizer,
+        str(name),
+        path if path.is_dir() else None,
+        layers=layers,
+        ffn=ffn,
+        final_norm=final_norm,
+        gradient_checkpointing=gradient_checkpointing,
+    )
 
 
 def length_buckets(sequences: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:
     """Indices of sequences in batches of similar length, the shortest first."""
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-@contextmanager
-def _captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[tuple[Tensor, dict]]]:
-    """Collect the first argument and the keyword arguments of every module's call, in order."""
-    captured: list[tuple[Tensor, dict]] = []
-
-    def remember(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-        kwargs = dict(kwargs)
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        captured.append((hidden, kwargs))
-
-    handles = [m.register_forward_pre_hook(remember, with_kwargs=True) for m in modules]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _decoder_layers(model: nn.Module) -> nn.ModuleList:
-    candidates = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module)
-        and any(hasattr(module[0], name) for name in FFN_NAMES)
-    ]
-    if not candidates:
-        raise ValueError(
-            f"no decoder layers found in {type(model).__name__}: expected a ModuleList whose "
-            f"members have one of {', '.join(FFN_NAMES)}"
-        )
-    return max(candidates, key=len)
-
-
-def _ffn(block: nn.Module) -> nn.Module:
-    return next(getattr(block, name) for name in FFN_NAMES if hasattr(block, name))
-
-
-def _final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
-    parent = next(m for m in model.modules() if any(child is layers for child in m.children()))
-    for name in FINAL_NORM_NAMES:
-        if hasattr(parent, name):
-            return getattr(parent, name)
-    raise ValueError(
-        f"no final norm found in {type(parent).__name__}: expected one of "
-        f"{', '.join(FINAL_NORM_NAMES)}"
-    )

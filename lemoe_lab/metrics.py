@@ -30,12 +30,18 @@ def exact_match(answer: str, target: str) -> float:
 
 
 def token_accuracy(correct: Tensor | np.ndarray | Sequence[bool]) -> float:
-    """The share of target tokens, ``correct`` (n,), that are the argmax when fed in."""
+    """The share of target tokens, ``correct`` (n,), that are the argmax when fed in.
+
+    What the papers report for ZsRE and CounterFact (arXiv 2110.11309, 2405.14768, 2406.20030).
+    """
     return _values(correct).mean().item()
 
 
 def perplexity(log_probabilities: Tensor | np.ndarray | Sequence[float]) -> float:
-    """exp of the mean negative log-probability of the tokens (n,), natural logarithm."""
+    """exp of the mean negative log-probability of the tokens (n,), natural logarithm.
+
+    What the papers report for hallucination data (arXiv 2211.11031, 2405.14768); lower is better.
+    """
     return torch.exp(-_values(log_probabilities).mean()).item()
 
 

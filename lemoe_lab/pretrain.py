@@ -43,6 +43,7 @@ class PretrainConfig:
     layers: int = 6
     heads: int = 5
     context: int = 256
+    initializer_range: float = 0.02
     epochs: int = 14
     batch_size: int = 192
     learning_rate: float = 2e-3
@@ -152,11 +153,22 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
             num_attention_heads=config.heads,
             num_key_value_heads=config.heads,
             max_position_embeddings=config.context,
+            initializer_range=config.initializer_range,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+    )
+
+
+def new_optimizer(model: LlamaForCausalLM, config: PretrainConfig) -> torch.optim.AdamW:
+    """What trains the host; the learning rate is set anew at every step."""
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=config.weight_decay,
     )
 
 
@@ -166,6 +178,24 @@ def learning_rate(config: PretrainConfig, progress: float) -> float:
         return config.learning_rate * progress / config.warmup
     angle = math.pi * (progress - config.warmup) / (1 - config.warmup)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(angle)))
+
+
+def train_batch(
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    batch: list[Row],
+    pad: int,
+    rate: float,
+) -> Tensor:
+    """One optimiser step on one batch with a learning rate; the loss () before it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    loss = weighted_loss(model, *tensors(batch, pad))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
 
 
 class Trainer:
@@ -181,12 +211,7 @@ class Trainer:
         )
         self.rows = training_rows(self.tokenizer, config.prompt_weight)
         self.model = build_model(config, self.tokenizer)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = new_optimizer(self.model, config)
         self.epoch = 0
         self.seconds = 0.0
 
@@ -202,16 +227,11 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> None:
         todo = batches(self.rows, self.config.batch_size, self.config.seed * 1000 + epoch)
         bar = tqdm(todo, desc=f"epoch {epoch + 1}/{self.config.epochs}", mininterval=5)
+        pad = self.tokenizer.pad_token_id
         self.model.train()
         for index, batch in enumerate(bar):
             rate = learning_rate(self.config, (epoch + index / len(todo)) / self.config.epochs)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = weighted_loss(self.model, *tensors(batch, self.tokenizer.pad_token_id))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            loss = train_batch(self.model, self.optimizer, batch, pad, rate)
             if index % 20 == 0:
                 bar.set_postfix(loss=f"{loss.item():.3f}")
 

@@ -18,13 +18,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import editors, evaluation, metrics
-from .editors.base import Editor, OnStep, TrainingReport, encode_batch
-from .edits import Edit, EditError, EditStream, normalise
+from .editors.base import Editor, OnStep, TrainingReport
+from .edits import Edit, EditBatch, EditError, EditStream, normalise
+from .exporting import export_session
 from .host import Host, load_host
 from .memory import PeakMemory
 from .storage import RunError, RunFolder
 
 REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds", "peak_bytes")
+
+
+ANY_ANSWER = "?"  # stands for what the unedited host will say to a locality prompt
+SPECIAL_TOKENS = 8  # at most this many are put around a text
 
 
 @dataclass
@@ -279,7 +284,7 @@ class EditSession:
                 f"{at}; undo batches first to go further back"
             )
         stream = self.stream.with_batch(edits, at)
-        encode_batch(self.host, stream.batches[at])
+        check_batch(self.host, stream.batches[at])
         self.stream = stream
         if at < self.steps + self.redoable:
             self._undone.clear()
@@ -304,6 +309,23 @@ class EditSession:
         finally:
             if not follow:
                 self._folder = followed
+
+    def export(self, path: str | Path) -> None:
+        """Write what is applied now as a folder for others, in the layout of PEFT.
+
+        :func:`lemoe_lab.load_adaptor` puts it onto the same base model in plain transformers code.
+        The folder holds what answers, settings and a model card with the measurements so far, but
+        neither texts of edits nor what only learning needs. An earlier export there is replaced.
+
+        Raises
+        ------
+        EditError
+            If no batch is applied.
+        RunError
+            If the folder cannot be written, or holds anything else.
+        """
+        self._require_open()
+        export_session(path, self.host, self.editor, self.stream, self.metrics)
 
     def _config(self) -> dict:
         with self.editor.unedited():
@@ -393,12 +415,27 @@ class EditSession:
 def check_stream(host: Host, stream: EditStream) -> None:
     """Raise :class:`EditError` for the first edit that this host cannot or need not learn."""
     for batch in stream:
-        encode_batch(host, batch)
+        check_batch(host, batch)
     for edit in known_edits(host, stream):
         raise EditError(
             f"edit {edit.id!r}: the host already answers {edit.prompt!r} with {edit.target!r}; "
             "drop the edit or change its target; drop_known(host, stream) drops all such edits"
         )
+
+
+def check_batch(host: Host, batch: EditBatch) -> None:
+    """Raise :class:`EditError` for the first edit with a question that this host cannot read."""
+    for edit in batch:
+        asked = [(edit.prompt, edit.target)]
+        asked += [(rephrase.prompt, edit.target) for rephrase in edit.rephrases]
+        asked += [(other.prompt, other.target or ANY_ANSWER) for other in edit.locality]
+        for prompt, target in asked:
+            if len(f"{prompt} {target}".encode()) + SPECIAL_TOKENS < host.context:
+                continue  # no tokenizer makes more tokens than bytes
+            try:
+                host.encode(prompt, target)
+            except EditError as error:
+                raise EditError(f"edit {edit.id!r}: {error}") from error
 
 
 def known_edits(host: Host, stream: EditStream) -> list[Edit]:

@@ -1,6 +1,6 @@
 """When greedy decoding ends, beside the stop token: at a sentence's end, or when it has gone wrong.
 
-StopAtSentenceEnd(sentence_ends(tokenizer))
+StopAtSentenceEnd(sentence_ends(tokenizer, vocabulary))
 StopWhenWrong(tokenizer, expected=["Valdoria"], start=8)
 """
 
@@ -18,9 +18,13 @@ STOPS = (".", "\n")
 UNSETTLED = 3  # characters at the end of a text that later tokens may still change
 
 
-def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Which tokens (V,) contain a full stop or a newline."""
-    pieces = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+def sentence_ends(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Tensor:
+    """Which tokens (``vocabulary``,) contain a full stop or a newline.
+
+    A model may have more tokens than its tokenizer knows; these contain nothing.
+    """
+    known = range(min(len(tokenizer), vocabulary))
+    pieces = [tokenizer.decode([i]) for i in known] + [""] * (vocabulary - len(known))
     return torch.tensor([any(stop in piece for stop in STOPS) for piece in pieces])
 
 

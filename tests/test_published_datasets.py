@@ -10,6 +10,39 @@ import pytest
 import lemoe_lab as ll
 from lemoe_lab import EditError, datasets
 
+KNOWEDIT_ZSRE = {
+    "subject": "Gemland",
+    "prompt": "What is the capital of Gemland?",
+    "target_new": "Wilport",
+    "ground_truth": ["Oldport"],
+    "rephrase_prompt": "Which city is Gemland's capital?",
+    "locality": {
+        "Relation_Specificity": [
+            {"prompt": "Gemland's head of state is", "ground_truth": [["Ann Lee", "A. Lee"]]},
+            {"prompt": "Gemland lies in", "ground_truth": "Europe"},
+        ]
+    },
+    "portability": {"Reasoning": [{"prompt": "Wilport's river is", "ground_truth": "Wil"}]},
+}
+KNOWEDIT_WIKIBIO = {
+    "text": "This is a Wikipedia passage about ann lee. Ann Lee is a singer.",
+    "labels": "She was born in Wilport.",
+    "concept": "ann lee",
+    "locality": {"Relation_Specificity": [{"prompt": "ann lee sings", "ground_truth": ["jazz"]}]},
+}
+ROME = {
+    "case_id": 7,
+    "requested_rewrite": {
+        "prompt": "The capital of {} is",
+        "relation_id": "P36",
+        "subject": "Gemland",
+        "target_new": {"id": "Q1", "str": "Wilport"},
+        "target_true": {"id": "Q2", "str": "Oldport"},
+    },
+    "paraphrase_prompts": ["It rained. Gemland is ruled from", "Gemland's capital city is"],
+    "neighborhood_prompts": ["The capital of Foland is", "The capital of Barland is"],
+}
+
 ZSRE = {
     "subject": "Gemland",
     "src": "What is the capital of Gemland?",
@@ -42,6 +75,63 @@ def test_zsre_becomes_edits_with_a_rephrase_and_an_unrelated_question(tmp_path):
     }
 
 
+def test_zsre_of_knowedit_asks_other_relations_of_the_subject(tmp_path):
+    edit = datasets.zsre(written(tmp_path, [KNOWEDIT_ZSRE])).edits[0]
+    assert (edit.prompt, edit.target) == (KNOWEDIT_ZSRE["prompt"], "Wilport")
+    assert (edit.old_answer, edit.subject) == ("Oldport", "Gemland")
+    assert [rephrase.group for rephrase in edit.rephrases] == ["light"]
+    assert {prompt.group for prompt in edit.locality} == {"same_subject"}
+    assert [prompt.target for prompt in edit.locality] == ["Ann Lee", "Europe"]
+
+
+def test_hallucination_of_knowedit_has_names_of_its_own(tmp_path):
+    edit = datasets.hallucination(written(tmp_path, [KNOWEDIT_WIKIBIO])).edits[0]
+    assert (edit.prompt, edit.target, edit.subject) == (
+        KNOWEDIT_WIKIBIO["text"],
+        "She was born in Wilport.",
+        "ann lee",
+    )
+    assert edit.rephrases == () and edit.locality[0].target == "jazz"
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet"])
+def test_counterfact_as_its_authors_give_it_out_asks_every_paraphrase_and_neighbour(
+    tmp_path, suffix
+):
+    path = tmp_path / f"records.{suffix}"
+    frame = pd.DataFrame([ROME])
+    frame.to_parquet(path) if suffix == "parquet" else frame.to_json(path, orient="records")
+    edit = datasets.counterfact(path).edits[0]
+    assert (edit.prompt, edit.target) == ("The capital of Gemland is", "Wilport")
+    assert (edit.old_answer, edit.subject) == ("Oldport", "Gemland")
+    assert [rephrase.prompt for rephrase in edit.rephrases] == ROME["paraphrase_prompts"]
+    assert {rephrase.group for rephrase in edit.rephrases} == {"strong"}
+    assert [(p.prompt, p.group, p.target) for p in edit.locality] == [
+        (neighbour, "near", "Oldport") for neighbour in ROME["neighborhood_prompts"]
+    ]
+
+
+def test_a_record_without_a_part_is_named_by_the_way_to_it(tmp_path):
+    rewrite = {key: ROME["requested_rewrite"][key] for key in ("prompt", "subject")}
+    with pytest.raises(EditError, match=r"record 0: column 'requested_rewrite.target_new.str'"):
+        datasets.counterfact(written(tmp_path, [ROME | {"requested_rewrite": rewrite}]))
+
+
+def test_a_prompt_that_comes_twice_is_used_once(tmp_path):
+    records = many(10)
+    stream = datasets.zsre(written(tmp_path, [*records, *records]))
+    calibrated = [fact.prompts[0] for fact in stream.calibration]
+    prompts = [edit.prompt for edit in stream.edits]
+    assert sorted(calibrated + prompts) == sorted(record["src"] for record in records)
+
+
+def test_every_fact_that_calibrates_has_two_phrasings(tmp_path):
+    records = [KNOWEDIT_WIKIBIO | {"text": f"{KNOWEDIT_WIKIBIO['text']} {i}"} for i in range(10)]
+    stream = datasets.hallucination(written(tmp_path, records))
+    passage, half = stream.calibration[0].prompts
+    assert passage.endswith(half) and len(half.split()) < len(passage.split())
+
+
 def test_records_that_calibrate_are_not_edited(tmp_path):
     stream = datasets.zsre(written(tmp_path, many(20)))
     assert len(stream.edits) == 16 and len(stream.calibration) == 4
@@ -56,8 +146,9 @@ def test_the_same_seed_draws_the_same_edits(tmp_path):
 
 
 def test_more_edits_than_there_are_is_a_clear_error(tmp_path):
-    with pytest.raises(EditError, match="1 to 8 edits, not 9"):
-        datasets.zsre(written(tmp_path, many(10)), edits=9)
+    for edits in (9, 0, -1):
+        with pytest.raises(EditError, match=f"1 to 8 edits, not {edits}"):
+            datasets.zsre(written(tmp_path, many(10)), edits=edits)
 
 
 def test_a_record_without_a_needed_column_is_named(tmp_path):
@@ -72,6 +163,9 @@ def test_a_file_that_is_missing_or_no_list_is_a_clear_error(tmp_path):
         datasets.counterfact(tmp_path / "none.json")
     with pytest.raises(EditError, match="list of records"):
         datasets.counterfact(written(tmp_path, {"a": 1}))
+    (tmp_path / "records.parquet").write_text("[]")
+    with pytest.raises(EditError, match="no Parquet file"):
+        datasets.counterfact(tmp_path / "records.parquet")
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,24 @@
 
 stream = datasets.almanac(edits=300, batch_size=30, seed=0)
 stream = datasets.zsre("zsre_mend_eval.json", batch_size=30)
+stream = datasets.hallucination(datasets.fetch("hallucination"))
 stream = datasets.from_csv("facts.csv", batch_size=10)
 """
 
 from .embedded import almanac, almanac_facts, almanac_prose, data_folder
+from .fetching import FetchError, Source, fetch
 from .published import counterfact, hallucination, zsre
 from .records import from_csv, from_dataframe, from_records
 
 __all__ = [
+    "FetchError",
+    "Source",
     "almanac",
     "almanac_facts",
     "almanac_prose",
     "counterfact",
     "data_folder",
+    "fetch",
     "from_csv",
     "from_dataframe",
     "from_records",

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..adaptor import BypassMoE, Expert
+from ..adaptor import BypassMoE, Expert, LowRankExpert
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
 from ..routing import Router, Routes
@@ -30,6 +30,9 @@ class BypassConfig(EditorConfig):
         The decoder layer whose FFN gets the adaptor, from 0; None: two thirds up, as in the paper.
     intermediate
         Hidden size of an expert; None: that of the host's own FFN.
+    expert_rank
+        Experts are the host's own FFN with low-rank changes of this rank (LoRA), see
+        :class:`~lemoe_lab.adaptor.LowRankExpert`; None: FFNs of the host's kind.
     scale
         lambda, the weight of the experts beside the FFN.
     steps, learning_rate, enough
@@ -40,11 +43,18 @@ class BypassConfig(EditorConfig):
 
     layer: int | None = Field(None, ge=0)
     intermediate: int | None = Field(None, ge=1)
+    expert_rank: int | None = Field(None, ge=1)
     scale: float = Field(1.0, gt=0)
     steps: int = Field(100, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     router_learning_rate: float | None = Field(None, ge=0)
     enough: float = Field(0.001, ge=0)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> BypassConfig:
+        if self.intermediate is not None and self.expert_rank is not None:
+            raise ValueError("intermediate and expert_rank both say how large experts are; set one")
+        return self
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Snapshot:
     """Router and experts at one time; experts that are no longer trained are shared, not copied."""
 
     router: Router
-    experts: tuple[Expert, ...]
+    experts: tuple[Expert | LowRankExpert, ...]
 
 
 class BypassEditor(HookedEditor):
@@ -147,10 +157,12 @@ class BypassEditor(HookedEditor):
         self.adaptor.router = copy.deepcopy(snapshot.router)
         self.adaptor.experts = nn.ModuleList(snapshot.experts)
 
-    def _new_expert(self, number: int) -> Expert:
-        seed = self.config.seed * 100_003 + number
-        expert = Expert(self.host.ffn(self.layer), self.config.intermediate, seed)
-        return expert.to(self.host.device)
+    def _new_expert(self, number: int) -> Expert | LowRankExpert:
+        config, ffn = self.config, self.host.ffn(self.layer)
+        seed = config.seed * 100_003 + number
+        if config.expert_rank is not None:
+            return LowRankExpert(ffn, config.expert_rank, seed)
+        return Expert(ffn, config.intermediate, seed)
 
     # Routes
 

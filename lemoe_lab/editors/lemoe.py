@@ -133,7 +133,7 @@ class LEMoE(BypassEditor):
         if self.config.routing == "scoped":
             return ScopedRouter(calibration["centre"], calibration["projection"], threshold)
         return KVAnchorRouter(
-            self.host.width,
+            self.host.embedding_width,
             self.config.value_width,
             self.config.seed,
             calibration.get("centre"),

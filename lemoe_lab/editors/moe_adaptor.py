@@ -68,7 +68,8 @@ class MoEAdaptor(BypassEditor):
     def _new_router(self, calibration: dict[str, Tensor]) -> Router:
         config = self.config
         per_token = config.level == "token"
-        return SoftmaxRouter(self.host.width, config.experts, config.top_k, per_token, config.seed)
+        width = self.host.width if per_token else self.host.embedding_width
+        return SoftmaxRouter(width, config.experts, config.top_k, per_token, config.seed)
 
     def _prepare_experts(self) -> None:
         adaptor = self.adaptor
