@@ -11,6 +11,7 @@ with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
 
 from . import datasets, editors, metrics, planning, plots, probes, sweeps, widgets
 from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
+from .estimate import estimate_memory
 from .host import Host, load_host
 from .loading import load_adaptor
 from .session import EditSession, drop_known
@@ -30,6 +31,7 @@ __all__ = [
     "datasets",
     "drop_known",
     "editors",
+    "estimate_memory",
     "load_adaptor",
     "load_host",
     "metrics",

@@ -399,7 +399,8 @@ class Host:
             [(0,) * (length - len(r)) + (1,) * len(r) for r in rows], device=self.device
         )
         if self._sentence_ends is None:
-            self._sentence_ends = sentence_ends(self.tokenizer).to(self.device)
+            vocabulary = self.model.get_output_embeddings().weight.shape[0]
+            self._sentence_ends = sentence_ends(self.tokenizer, vocabulary).to(self.device)
         criteria = StoppingCriteriaList([StopAtSentenceEnd(self._sentence_ends)] if stop else [])
         if expected is not None:
             criteria.append(StopWhenWrong(self.tokenizer, expected, length))

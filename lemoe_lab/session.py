@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from . import editors, evaluation, metrics
 from .editors.base import Editor, OnStep, TrainingReport
 from .edits import Edit, EditBatch, EditError, EditStream, normalise
+from .estimate import warn_if_too_large
 from .exporting import export_session
 from .host import Host, load_host
 from .memory import PeakMemory
@@ -85,6 +86,7 @@ class EditSession:
         self.progress, self.immediate = progress, tuple(immediate)
         host.require_free()
         check_stream(host, stream)
+        warn_if_too_large(host, editor, stream)
         self._start()
         if folder is not None:
             self.save(folder)
