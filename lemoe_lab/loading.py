@@ -200,7 +200,7 @@ def load_adaptor(
             raise RunError(
                 f"{folder}: its tensors do not fit its settings ({error}); export it again"
             ) from error
-        undo.callback(model.base_model.register_forward_pre_hook(_carries_edits).remove)
+        undo.callback(host.decoder.register_forward_pre_hook(_carries_edits).remove)
         return LoadedAdaptor(host, config, undo.pop_all())
 
 

@@ -19,7 +19,7 @@ from .host import Host
 
 
 def prompt_mask(host: Host, args: tuple, kwargs: dict) -> Tensor | None:
-    """Which tokens (B, L) of a forward pass of the base model are prompt.
+    """Which tokens (B, L) of a forward pass of the decoder are prompt.
 
     Takes the arguments of that pass; None while it continues a prompt that is in its cache.
     """
@@ -33,7 +33,7 @@ def prompt_mask(host: Host, args: tuple, kwargs: dict) -> Tensor | None:
     if host.prompt_lengths is not None:
         return torch.arange(length, device=inputs.device) < host.prompt_lengths[:, None]
     mask = kwargs.get("attention_mask")
-    if mask is None or mask.dim() != 2:
+    if not isinstance(mask, Tensor) or mask.dim() != 2:  # a static cache passes a dict of masks
         return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
     return mask.bool()
 
@@ -57,7 +57,7 @@ class PromptEnds:
             mask = prompt_mask(self.host, args, kwargs)
             self._last = None if mask is None else last_tokens(mask)
 
-        return self.host.model.base_model.register_forward_pre_hook(look, with_kwargs=True)
+        return self.host.decoder.register_forward_pre_hook(look, with_kwargs=True)
 
     @property
     def current(self) -> Tensor | None:

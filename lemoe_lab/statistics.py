@@ -147,7 +147,7 @@ def _measured(
         lengths = torch.tensor([len(text) for text in texts], device=host.device)
         inside = torch.arange(ids.shape[1], device=host.device) < lengths[:, None]
         with recorded(list(projections.values())) as calls:
-            host.model.base_model(input_ids=ids, use_cache=False)
+            host.decoder(input_ids=ids, use_cache=False)
         for layer, projection in projections.items():
             keys = calls[projection][0][inside].float()  # (tokens, m)
             sums[layer] = sums.get(layer, 0) + (keys.T @ keys).double()

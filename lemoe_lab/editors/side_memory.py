@@ -130,9 +130,8 @@ class SideMemories:
         def answer(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
             return self._answer(args[0], output)
 
-        base = self.host.model.base_model
         return Detach(
-            base.register_forward_pre_hook(see_prompt, with_kwargs=True),
+            self.host.decoder.register_forward_pre_hook(see_prompt, with_kwargs=True),
             self.projection.register_forward_hook(answer),
         )
 

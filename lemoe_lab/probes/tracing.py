@@ -335,7 +335,7 @@ class CorruptedRun:
     def _predict(self, final: Tensor) -> Tensor:
         """Next-token probabilities (R, V) after the prompts, from ``final`` (R, L, d)."""
         ends = final[torch.arange(len(final), device=final.device), self._last]
-        return self.host.model.get_output_embeddings()(ends).float().softmax(-1)
+        return self.host.logits(ends).float().softmax(-1)
 
     def _answer_in(self, probabilities: Tensor) -> Tensor:
         return probabilities.gather(1, self.answers[:, None])[:, 0]
