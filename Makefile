@@ -35,7 +35,8 @@ test: export HF_HUB_OFFLINE = 1
 test: $(STAMP) ## check style, run the tests (widgets in a real Chromium too) and every notebook in the quick profile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/browser $(ARGS)
+	$(BIN)/python -m pytest tests/browser
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 test-browser: $(STAMP) ## only drive the widgets in a real Chromium

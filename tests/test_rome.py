@@ -146,7 +146,7 @@ def test_edits_of_a_batch_are_inserted_one_after_another(exact_host, stream, shi
 
 def test_transposed_weights_are_edited_alike(host, one_edit, shifts):
     torch.manual_seed(0)
-    size = {"n_embd": 32, "n_layer": 6, "n_head": 2, "n_positions": 64}
+    size = {"n_embd": 32, "n_layer": 6, "n_head": 2, "n_positions": 128}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(host.tokenizer), **size)).double()
     tiny = Host(model, host.tokenizer, "tiny")
     projection = model.transformer.h[1].mlp.c_proj
