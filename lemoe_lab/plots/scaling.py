@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
+from sklearn.isotonic import isotonic_regression
 
 from .look import axes_for, caption, method_looks, style, with_method
 
@@ -61,23 +63,26 @@ def scaling(
 def _names_at_ends(ax: Axes, ends: dict[str, float], looks: dict[str, dict]) -> None:
     """The name of every line beside its end, moved apart where they would overlap."""
     order = sorted(ends, key=ends.__getitem__)
-    places: list[float] = []
-    for method in order:
-        places.append(max(ends[method], places[-1] + APART) if places else ends[method])
-    beyond = max(0.0, places[-1] - 1.0)
-    for index in range(len(places) - 1, -1, -1):  # push back below the top
-        limit = 1.0 if index == len(places) - 1 else places[index + 1] - APART
-        places[index] = min(places[index], limit) if beyond else places[index]
+    steps = APART * np.arange(len(order))
+    # As near to the ends as names can be that keep their order and their distance.
+    places = isotonic_regression(np.array([ends[method] for method in order]) - steps)
+    places = places.clip(0.0, max(0.0, 1.0 - steps[-1])) + steps
     for method, place in zip(order, places, strict=True):
         ax.annotate(
             method,
             xy=(1, ends[method]),
             xycoords=("axes fraction", "data"),
-            xytext=(1.03, place),
+            xytext=(1.06, place),
             textcoords=("axes fraction", "data"),
             va="center",
             fontsize=11,
             color="black",
-            arrowprops={"arrowstyle": "-", "color": looks[method]["color"], "linewidth": 2},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": looks[method]["color"],
+                "linewidth": 2,
+                "relpos": (0, 0.5),
+                "shrinkB": 4,
+            },
             annotation_clip=False,
         )
