@@ -21,7 +21,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from .feed_forward import is_mixture, linears, sizes, standalone
+from .feed_forward import Handles, is_mixture, linears, sizes, standalone
 from .host import Host
 from .prompts import last_tokens, prompt_mask
 from .routing import BYPASS, Router, Routes
@@ -305,12 +305,8 @@ class BypassMoE(nn.Module):
         )
 
 
-class Detach:
+class Detach(Handles):
     """Removes hooks when called; calling it again does nothing."""
 
-    def __init__(self, *handles: torch.utils.hooks.RemovableHandle) -> None:
-        self.handles = handles
-
     def __call__(self) -> None:
-        for handle in self.handles:
-            handle.remove()
+        self.remove()

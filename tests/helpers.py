@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -65,3 +66,14 @@ def loss_of(host, edits: Sequence) -> torch.Tensor:
         places = torch.arange(len(sequence.prompt), len(sequence))
         losses.append(-log_p[places - 1, ids[0, places]].mean())
     return torch.stack(losses).mean()
+
+
+def spoil(path: Path, damage: str) -> None:
+    """Leave a file ``"truncated"``, ``"altered"`` at its end, or ``"missing"``."""
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        path.write_bytes(content[:-8] + bytes(8))
+    else:
+        path.unlink()

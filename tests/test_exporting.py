@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from helpers import UNRELATED, digest, logits, prompts_of, same, traces
+from helpers import UNRELATED, digest, logits, prompts_of, same, spoil, traces
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -268,14 +268,7 @@ def test_model_without_a_tokenizer_needs_one(exported, host):
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 def test_damaged_file_is_named(copied, model, name, damage):
     before = everything(model)
-    path = copied / name
-    content = path.read_bytes()
-    if damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "altered":
-        path.write_bytes(content[:-8] + bytes(8))
-    else:
-        path.unlink()
+    spoil(copied / name, damage)
     with pytest.raises(RunError, match=name):
         load_adaptor(model, copied)
     assert everything(model) == before

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from helpers import spoil
 
 import lemoe_lab as ll
 from lemoe_lab import Edit, EditError, EditSession, EditStream, RunError, metrics, storage
@@ -198,13 +199,7 @@ def test_killed_run_resumes_to_the_bytes_of_an_undisturbed_one(
 )
 def test_damaged_file_is_named_and_the_last_good_step_still_loads(host, saved, name, damage):
     path = saved / name
-    content = path.read_bytes()
-    if damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    elif damage == "altered":
-        path.write_bytes(content[:-8] + bytes(8))
-    else:
-        path.unlink()
+    spoil(path, damage)
     with pytest.raises(RunError, match=path.name):
         EditSession.resume(saved, host)
     with EditSession.resume(saved, host, repair=True) as resumed:
