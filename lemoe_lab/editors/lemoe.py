@@ -52,7 +52,7 @@ class LEMoEConfig(BypassConfig):
     bypass: bool = False
     insert: bool = True
     value_width: int = Field(64, ge=1)
-    false_alarms: float = Field(3e-4, gt=0, lt=1)
+    false_alarms: float = Field(2e-4, gt=0, lt=1)
     learning_rate: float = Field(5e-3, gt=0)
 
     @model_validator(mode="after")
