@@ -220,8 +220,9 @@ def written(host: Host, prompt: str, use_cache: bool) -> torch.Tensor:
         )
 
 
-def test_bfloat16_hosts_learn_and_keep_every_bit_elsewhere(request, random, edits):
-    host = random_host(request.node.callspec.params["random"], torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision_hosts_learn_and_keep_every_bit_elsewhere(request, random, edits, dtype):
+    host = random_host(request.node.callspec.params["random"], dtype)
     before = logits(host, UNRELATED)
     with attached(editor(routing="kv_anchor", steps=15), host, edits) as lemoe:
         losses = lemoe.edit(edits.batches[0]).losses

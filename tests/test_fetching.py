@@ -34,6 +34,12 @@ def hub(monkeypatch):
     return asked
 
 
+def test_the_published_files_are_pinned_to_a_commit_and_a_checksum():
+    for source in SOURCES.values():
+        assert len(source.revision) == 40
+        assert len(source.sha256) == 64
+
+
 def test_a_file_is_taken_from_its_repository_at_its_revision(hub, tmp_path):
     path = fetch("facts", tmp_path, SOURCE)
     assert hub == [("someone/facts", "data/facts.json", "dataset", "abc")]

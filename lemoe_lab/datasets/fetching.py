@@ -42,6 +42,7 @@ class Source(BaseModel):
 
 
 KNOWEDIT = "c3a6bccb5fc37a59dea3197ac36526d44606acd0"
+COUNTERFACT = "c01c413f856ee38f5c080c9fc5e87aff478e2ff9"
 
 SOURCES = {
     "zsre": Source(
@@ -53,6 +54,7 @@ SOURCES = {
     "counterfact": Source(
         repository="azhx/counterfact",
         file="data/test-00000-of-00001-bacb83500fca49a9.parquet",
+        revision=COUNTERFACT,
         sha256="c7b37802e6ae381998dadac86e8fe89e241c29c356f67448a1700227dd7ba22c",
     ),
     "hallucination": Source(
@@ -87,9 +89,9 @@ def fetch(name: str, folder: str | Path | None = None, source: Source | None = N
     Returns
     -------
     Path
-        For the loader of the same name. Checked against ``sha256`` at every call. The checksums
-        in ``SOURCES`` are those that others published for these files, not ours: if one is wrong
-        or the file moved, a ``source`` of your own replaces it.
+        For the loader of the same name. Checked against ``sha256`` at every call. The revisions
+        and checksums in ``SOURCES`` are those that others published for these files, not ours: if
+        one is wrong or the file moved, a ``source`` of your own replaces it.
 
     Raises
     ------
