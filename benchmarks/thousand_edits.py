@@ -58,7 +58,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     table = measure(**vars(parser.parse_args()))
     print(table.round(2).to_string())
-    print(f"time per edit, last tenth of the batches against the first: {table.attrs['growth']:.2f} x")
+    growth = table.attrs["growth"]
+    print(f"time per edit, last tenth of the batches against the first: {growth:.2f} x")
 
 
 if __name__ == "__main__":
