@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
@@ -22,6 +21,7 @@ from .editors.base import Editor
 from .edits import Edit, EditBatch
 from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
+from .unedited import base_answers, base_states
 
 Between = Callable[[], None]
 BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
@@ -162,13 +162,10 @@ class Evaluator:
         return questions
 
     def _chunk(self, questions: list[Question]) -> Chunk:
-        sequences = [q.sequence for q in questions]
-        states = self.host.states(sequences, self.editor.layer)
-        for question, score in zip(
-            questions, self.host.score_hidden(states.final, sequences), strict=True
-        ):
+        base = base_states(self.host, [q.sequence for q in questions], self.editor.layer)
+        for question, score in zip(questions, base.scores, strict=True):
             question.base = score
-        return Chunk(questions, states, self.editor.features(states))
+        return Chunk(questions, base.states, self.editor.features(base.states))
 
     # Scoring
 
@@ -254,17 +251,6 @@ def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -
     return frame.assign(
         perplexity=[metrics.perplexity(score.log_probabilities[:-1]) for score in scores]
     )
-
-
-_answers: WeakKeyDictionary[Host, dict[str, dict[str, str]]] = WeakKeyDictionary()
-
-
-def base_answers(host: Host, prompts: Sequence[str]) -> list[str]:
-    """What the host, which nothing must edit now, says to prompts; each is decoded once."""
-    known = _answers.setdefault(host, {}).setdefault(host.fingerprint(), {})
-    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
-    known |= zip(missing, host.generate(missing, batch_size=len(missing) or 1), strict=True)
-    return [known[prompt] for prompt in prompts]
 
 
 def question_values(question: Question, score: Score, said: bool) -> dict[str, float]:

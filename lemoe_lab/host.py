@@ -300,9 +300,7 @@ class Host:
 
     def target_logits(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> Tensor:
         """Logits (sum of target lengths, V) of every target token, row after row."""
-        row = [i for i, s in enumerate(sequences) for _ in s.target]
-        column = [len(s.prompt) - 1 + j for s in sequences for j in range(len(s.target))]
-        picked = hidden[row, column]  # (n, d)
+        picked = hidden[target_places(sequences, hidden.shape[1]).to(hidden.device)]  # (n, d)
         return self.logits(picked).float().to(self.device)
 
     def target_ids(self, sequences: Sequence[TokenSequence]) -> Tensor:
@@ -488,6 +486,14 @@ def load_host(
         final_norm=final_norm,
         gradient_checkpointing=gradient_checkpointing,
     )
+
+
+def target_places(sequences: Sequence[TokenSequence], length: int) -> Tensor:
+    """Where the tokens of targets are predicted, True in (B, length) padded rows."""
+    first = torch.tensor([[len(s.prompt) - 1] for s in sequences])
+    count = torch.tensor([[len(s.target)] for s in sequences])
+    place = torch.arange(length)
+    return (place >= first) & (place < first + count)
 
 
 def length_buckets(sequences: Sequence[TokenSequence], batch_size: int) -> list[list[int]]:

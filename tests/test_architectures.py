@@ -25,8 +25,15 @@ from lemoe_lab import EditSession, EditStream, datasets, load_host
 from lemoe_lab.adaptor import BypassMoE, Expert, LowRankExpert
 from lemoe_lab.architectures import run_layer
 from lemoe_lab.editors import FineTune, LEMoE
-from lemoe_lab.feed_forward import is_mixture, linears, sizes, standalone
-from lemoe_lab.host import Host, TokenSequence
+from lemoe_lab.feed_forward import (
+    computed_once,
+    is_mixture,
+    linears,
+    only_at,
+    sizes,
+    standalone,
+)
+from lemoe_lab.host import Host, TokenSequence, target_places
 from lemoe_lab.probes.tracing import attention
 from lemoe_lab.routing import ConstantRouter, single_routes
 
@@ -175,6 +182,21 @@ def test_layers_run_on_from_the_edited_one_as_the_model_runs_them(random, edits)
         longest = random.states([max(sequences, key=len)], LAYER)
         many = random.finish(replace(longest, sequences=sequences, hidden=states.hidden), LAYER)
         assert torch.allclose(many, final, atol=1e-5)
+
+
+def test_work_that_training_is_spared_changes_no_prediction(random, edits):
+    sequences = sequences_of(random, edits)
+    states = random.states(sequences, LAYER)
+    places = target_places(sequences, states.hidden.shape[1])
+    assert places.sum() == sum(len(sequence.target) for sequence in sequences)
+    before, kept = traces(random), []
+    with torch.no_grad():
+        for _ in range(2):  # the second time the edited layer's FFN does not run
+            with computed_once(random.ffn(LAYER), kept), only_at(random.ffn(2), places):
+                spared = random.finish(states, LAYER)
+            assert torch.allclose(spared[places], states.final[places], atol=1e-5)
+        assert torch.equal(random.finish(states, LAYER), states.final)
+    assert traces(random) == before
 
 
 def test_lemoe_learns_and_takes_back_and_resumes(random, edits, tmp_path):
