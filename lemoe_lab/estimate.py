@@ -5,8 +5,8 @@
     print(estimate)                               # one sentence, and what lowers it
     warn_if_too_large(host, LEMoE(), stream)
 
-Counted are the tensors that grow with the host, the editor and the stream. Calibration, libraries
-and short-lived buffers come on top.
+Counted are the tensors that grow with the host, the editor and the stream. Calibration, libraries,
+short-lived buffers and what is kept of earlier sessions (unedited.py) come on top.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _parts(host: Host, editor: Editor, work: Workload) -> MemoryEstimate:
         training=needs.training,
         activations=work.batch_size * work.tokens * (2 * hidden + _saved_above(host, view.layer)),
         logits=work.batch_size * 3 * row,  # they, their log-probabilities, the gradient
-        questions=work.edits * work.questions * work.asked * 2 * hidden,
+        questions=work.edits * work.questions * work.asked * hidden,
         measuring=max(scoring, decoding),
         holds=needs.holds,
     )

@@ -56,7 +56,7 @@ def base_states(host: Host, sequences: Sequence[TokenSequence], layer: int) -> B
         return kept[key]
     states = host.states(sequences, layer)
     scores = host.score_hidden(states.final, sequences)
-    kept[key] = BaseStates(replace(states, final=states.final[:0]), scores)
+    kept[key] = BaseStates(replace(states, final=states.final.new_empty(0)), scores)
     while sum(base.bytes for base in kept.values()) > ROOM and len(kept) > 1:
         kept.popitem(last=False)
     return kept[key]

@@ -51,6 +51,7 @@ def test_states_and_scores_are_the_hosts_own(fresh, sequences):
     base = base_states(fresh, sequences, LAYER)
     states = fresh.states(sequences, LAYER)
     assert torch.equal(base.states.hidden, states.hidden)
+    assert base.states.final.untyped_storage().nbytes() == 0
     assert torch.equal(fresh.finish(base.states, LAYER), states.final)
     for kept, score in zip(base.scores, fresh.score_hidden(states.final, sequences), strict=True):
         assert torch.equal(kept.log_probabilities, score.log_probabilities)
