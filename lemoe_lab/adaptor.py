@@ -14,8 +14,9 @@ decided once, from its prompt; while decoding with a cache the route of the prom
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -25,6 +26,10 @@ from .feed_forward import Handles, is_mixture, linears, sizes, standalone
 from .host import Host
 from .prompts import last_tokens, prompt_mask
 from .routing import BYPASS, Router, Routes
+from .stacked import stack
+
+SEVERAL = 3  # experts in one step of decoding, from which on they run at once
+ROOM = 64 * 2**20  # bytes that their copied weights may take
 
 
 class Expert(nn.Module):
@@ -180,6 +185,21 @@ def _forget_hooks(body: nn.Module) -> None:
             vars(module).pop(name, None)
 
 
+Answer = tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]  # with rows and their gates
+
+
+@dataclass
+class Dispatch:
+    """Every expert that answers, its rows (None: all of them) and their gates.
+
+    Kept as long as the routes are: while decoding they hold for every token.
+    """
+
+    routes: Routes
+    parts: list[tuple[int, Tensor | None, Tensor]]
+    at_once: list[Answer] | None = None  # for rows of one token
+
+
 class BypassMoE(nn.Module):
     """Experts and the router that sends every input to one of them, or to none.
 
@@ -199,7 +219,7 @@ class BypassMoE(nn.Module):
         self.routes: Routes | None = None  # of the rows of the current forward pass
         self._pinned = False
         self._last_prompt_token: Tensor | None = None
-        self._dispatched: tuple[Routes, list] | None = None
+        self._dispatched: Dispatch | None = None
 
     def _edited(self, x: Tensor, output: Tensor) -> Tensor:
         """The FFN's output (B, L, d) with whatever the routes of its input x (B, L, d) add."""
@@ -227,33 +247,48 @@ class BypassMoE(nn.Module):
         better) and rounded to the output's precision once.
         """
         total = _wide(output)
-        for expert, rows, gate in self._dispatch(routes, x.device):
+        for answer, rows, gate in self._answers(routes, x):
             inputs = x if rows is None else x[rows]
             gate = gate.view(-1, *[1] * (x.dim() - 1))
-            change = (self.scale * gate * self.experts[expert](inputs)).to(total.dtype)
+            change = (self.scale * gate * answer(inputs)).to(total.dtype)
             total = total + change if rows is None else total.index_add(0, rows, change)
         return total.to(output.dtype)
 
-    def _dispatch(
-        self, routes: Routes, device: torch.device
-    ) -> list[tuple[int, Tensor | None, Tensor]]:
-        """Every expert that answers, its rows (None: all of them) and their gates.
+    def _answers(self, routes: Routes, x: Tensor) -> list[Answer]:
+        """Who answers which rows; one by one, or all at once where that is faster."""
+        if self._dispatched is None or self._dispatched.routes is not routes:
+            self._dispatched = self._dispatch(routes, x.device)
+        known = self._dispatched
+        decoding = x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()
+        if not decoding or len(known.parts) < SEVERAL:
+            return [(self.experts[expert], rows, gate) for expert, rows, gate in known.parts]
+        if known.at_once is None:
+            known.at_once = self._at_once(known, x)
+        return known.at_once
 
-        Kept as long as the routes are: while decoding they hold for every token.
-        """
-        if self._dispatched is not None and self._dispatched[0] is routes:
-            return self._dispatched[1]
+    def _at_once(self, known: Dispatch, x: Tensor) -> list[Answer]:
+        """All experts as one where that can be done, or one by one."""
+        one_by_one = [(self.experts[expert], rows, gate) for expert, rows, gate in known.parts]
+        modules = [expert for expert, rows, _ in one_by_one for _ in rows]
+        if not all(isinstance(module, Expert) for module in modules):
+            return one_by_one
+        rows = torch.cat([rows for _, rows, _ in one_by_one])
+        stacked = stack(modules, x[rows], ROOM)
+        if stacked is None:
+            return one_by_one
+        return [(stacked, rows, torch.cat([gate for *_, gate in one_by_one]))]
+
+    def _dispatch(self, routes: Routes, device: torch.device) -> Dispatch:
         # With new module insertion switched off all batches share the last expert.
         experts = routes.expert.clamp(max=len(self.experts) - 1).to(device)  # (N, k)
         gates = routes.gate.to(device)
-        found: list[tuple[int, Tensor | None, Tensor]] = []
+        parts: list[tuple[int, Tensor | None, Tensor]] = []
         for index in experts.unique().tolist():
             if index != BYPASS:
                 rows, choice = (experts == index).nonzero(as_tuple=True)  # (n,), (n,)
                 alone = experts.shape[1] == 1 and len(rows) == len(experts)
-                found.append((index, None if alone else rows, gates[rows, choice]))
-        self._dispatched = routes, found
-        return found
+                parts.append((index, None if alone else rows, gates[rows, choice]))
+        return Dispatch(routes, parts)
 
     @contextmanager
     def pinned(self, routes: Routes | None) -> Iterator[None]:

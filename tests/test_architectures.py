@@ -35,7 +35,7 @@ from lemoe_lab.feed_forward import (
 )
 from lemoe_lab.host import Host, TokenSequence, target_places
 from lemoe_lab.probes.tracing import attention
-from lemoe_lab.routing import ConstantRouter, single_routes
+from lemoe_lab.routing import BYPASS, ConstantRouter, single_routes
 
 WINDOW = 8  # tokens; shorter than most prompts
 LAYER = 1  # the edited one, with a layer below it and one above
@@ -217,6 +217,34 @@ def test_lemoe_learns_and_takes_back_and_resumes(random, edits, tmp_path):
     assert (same(logits(random, asked), before[0]), digest(random.model)) == (True, before[1])
     with EditSession.resume(tmp_path / "run", random):
         assert same(logits(random, asked), both)
+
+
+def test_experts_run_at_once_while_decoding_as_they_do_one_by_one(request, random, monkeypatch):
+    adaptor = with_experts(random, lambda ffn, seed: Expert(ffn, 12, seed))
+    x, output = torch.randn(2, 6, 1, random.width)
+    routes = single_routes(torch.tensor([0, 2, BYPASS, 1, 0, 2]), torch.rand(6))
+    runs = []
+    monkeypatch.setattr(Expert, "forward", counted(Expert.forward, runs))
+    one_by_one = adaptor.combine(x, output, routes)
+    assert len(runs) == 3
+    with torch.no_grad():
+        adaptor.combine(x, output, routes)  # finds out whether the experts can be stacked
+        del runs[:]
+        at_once = adaptor.combine(x, output, routes)
+    bloom = request.node.callspec.params["random"] == "BLOOM"  # its GELU is an autograd function
+    assert len(runs) == (3 if bloom else 1)
+    assert torch.allclose(at_once, one_by_one, atol=1e-5)
+    assert not torch.equal(at_once[1], output[1])
+    assert torch.equal(at_once[2], output[2])
+
+
+def with_experts(host: Host, make: Callable[[nn.Module, int], nn.Module]) -> BypassMoE:
+    """An adaptor with three experts that say something."""
+    adaptor = BypassMoE(ConstantRouter("state", 0))
+    adaptor.experts.extend(make(host.ffn(LAYER), seed) for seed in range(3))
+    for parameter in adaptor.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return adaptor
 
 
 def test_edited_answers_depend_neither_on_padding_nor_on_the_cache(random, edits):
@@ -463,6 +491,27 @@ def test_lemoe_learns_with_low_rank_experts(host, edits, tmp_path):
     with EditSession.resume(tmp_path / "run", host):
         assert same(logits(host, prompts_of(edits)), answers)
     assert digest(host.model) == weights
+
+
+def test_experts_run_one_by_one_where_copies_take_too_much_room(host, monkeypatch):
+    adaptor = with_experts(host, lambda ffn, seed: Expert(ffn, None, seed))
+    runs, x = [], torch.randn(3, 1, host.width)
+    monkeypatch.setattr(Expert, "forward", counted(Expert.forward, runs))
+    size = sum(parameter.nbytes for parameter in adaptor.experts.parameters())
+    monkeypatch.setattr("lemoe_lab.adaptor.ROOM", size - 1)
+    with torch.no_grad():
+        adaptor.combine(x, x, single_routes(torch.arange(3), torch.ones(3)))
+        assert len(runs) == 3
+        adaptor.combine(x, x, single_routes(torch.tensor([0, 1, BYPASS]), torch.ones(3)))
+        assert len(runs) == 5  # two experts are no crowd
+
+
+def test_low_rank_experts_run_one_by_one(host):
+    adaptor = with_experts(host, lambda ffn, seed: LowRankExpert(ffn, 2, seed))
+    x = torch.randn(3, 1, host.width)
+    routes = single_routes(torch.arange(3), torch.ones(3))
+    with torch.no_grad():
+        assert torch.equal(adaptor.combine(x, x, routes), adaptor.combine(x, x, routes))
 
 
 def test_experts_are_added_in_float32_and_rounded_once(host):

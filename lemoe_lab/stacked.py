@@ -1,0 +1,50 @@
+"""Many modules of one kind run at once, each on a row of its own.
+
+    stacked = stack([expert_a, expert_b, expert_a], x, room=2**26)
+    stacked(x)          # (3, ..., d): what each gives for its row of x
+
+While decoding every row is a single token. Calling modules one after the other then costs more
+than what they compute.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+
+
+class StackedModules:
+    """Modules that differ in nothing but their weights, which are copied: row i is module i's."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        parameters, buffers = stack_module_state(list(modules))
+        self._state = {name: value.detach() for name, value in (parameters | buffers).items()}
+        self._body = copy.deepcopy(modules[0]).to("meta")
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.vmap(self._one)(self._state, x)
+
+    def _one(self, state: dict[str, Tensor], row: Tensor) -> Tensor:
+        return functional_call(self._body, state, (row,))
+
+
+def stack(modules: Sequence[nn.Module], x: Tensor, room: int) -> StackedModules | None:
+    """The modules as one, for inputs like x (n, ..., d), or None where that cannot be.
+
+    That is where their copies take more than ``room`` bytes, and where they compute something that
+    ``torch.vmap`` cannot run for many at once (an autograd function of their own, as BLOOM's GELU).
+    """
+    size = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    if size > room:
+        return None
+    stacked = StackedModules(modules)
+    try:
+        stacked(x)
+    except RuntimeError:
+        return None
+    return stacked
