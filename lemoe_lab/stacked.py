@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state
+from torch.func import functional_call
 
 
 class StackedModules:
     """Modules that differ in nothing but their weights, which are copied: row i is module i's."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
-        parameters, buffers = stack_module_state(list(modules))
-        self._state = {name: value.detach() for name, value in (parameters | buffers).items()}
+        states = [_state(module) for module in modules]
+        self._state = {name: torch.stack([state[name] for state in states]) for name in states[0]}
         self._body = copy.deepcopy(modules[0]).to("meta")
 
     @torch.no_grad()
@@ -39,7 +40,7 @@ def stack(modules: Sequence[nn.Module], x: Tensor, room: int) -> StackedModules 
     That is where their copies take more than ``room`` bytes, and where they compute something that
     ``torch.vmap`` cannot run for many at once (an autograd function of their own, as BLOOM's GELU).
     """
-    size = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    size = sum(tensor.nbytes for module in modules for tensor in _state(module).values())
     if size > room:
         return None
     stacked = StackedModules(modules)
@@ -48,3 +49,9 @@ def stack(modules: Sequence[nn.Module], x: Tensor, room: int) -> StackedModules 
     except RuntimeError:
         return None
     return stacked
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, whether they are being trained or not, and buffers."""
+    named = chain(module.named_parameters(), module.named_buffers())
+    return {name: tensor.detach() for name, tensor in named}

@@ -244,6 +244,7 @@ def with_experts(host: Host, make: Callable[[nn.Module, int], nn.Module]) -> Byp
     adaptor.experts.extend(make(host.ffn(LAYER), seed) for seed in range(3))
     for parameter in adaptor.parameters():
         nn.init.normal_(parameter, std=0.3)
+    adaptor.experts[:-1].requires_grad_(False)  # as when only the newest is being trained
     return adaptor
 
 
