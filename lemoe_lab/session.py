@@ -7,6 +7,7 @@ with EditSession(host, LEMoE(), stream) as session:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -64,6 +65,9 @@ class EditSession:
         One dict for every applied batch: ``losses`` and ``experts`` as in
         :class:`~lemoe_lab.editors.base.TrainingReport`, ``train_seconds``, ``evaluate_seconds``,
         and ``peak_bytes``, the memory that learning took beyond what was held before.
+    visiting
+        A lock, held while :meth:`at` has the editor somewhere else. JupyterLab brings the messages
+        of widgets on another thread than cells: whoever asks there where the session is, holds it.
 
     Raises
     ------
@@ -98,6 +102,7 @@ class EditSession:
         self._rows: list[tuple] = []
         self._undone: list[_Undone] = []
         self._folder: RunFolder | None = None
+        self.visiting = threading.RLock()
         self._open = True
 
     def __enter__(self) -> EditSession:
@@ -251,17 +256,19 @@ class EditSession:
         """Let the host answer as after ``step`` batches, without touching metrics or files.
 
         Only steps that were learned and not replaced can be visited; the session ends where it was.
+        One thread visits at a time, holding ``visiting``.
         """
         self._require_open()
-        last = self.steps
-        known = last + len(self._undone)
-        if not 0 <= step <= known:
-            raise EditError(f"only steps 0 to {known} were learned so far, not {step}")
-        try:
-            self._move_editor(step)
-            yield self
-        finally:
-            self._move_editor(last)
+        with self.visiting:
+            last = self.steps
+            known = last + len(self._undone)
+            if not 0 <= step <= known:
+                raise EditError(f"only steps 0 to {known} were learned so far, not {step}")
+            try:
+                self._move_editor(step)
+                yield self
+            finally:
+                self._move_editor(last)
 
     def _move_editor(self, step: int) -> None:
         while self.editor.steps > step:

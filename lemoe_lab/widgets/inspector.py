@@ -112,12 +112,13 @@ class RoutingInspector(Panel):
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model and show what came of it, or its error."""
-        self.error.value = ""
-        try:
-            command()
-            self._show()
-        except Exception as error:
-            self.error.value = escape(str(error) or type(error).__name__)
+        with self.model.session.visiting:
+            self.error.value = ""
+            try:
+                command()
+                self._show()
+            except Exception as error:
+                self.error.value = escape(str(error) or type(error).__name__)
 
     def refresh(self) -> None:
         """Take notice of what the session learned or took back since the last look."""
@@ -225,10 +226,12 @@ class RoutingInspector(Panel):
     # Where there is no kernel
 
     def static_figure(self) -> Figure:
-        return face(TITLE, self.model, facts(self.model))
+        with self.model.session.visiting:
+            return face(TITLE, self.model, facts(self.model))
 
     def static_text(self) -> str:
-        return f"{TITLE}: {facts(self.model)}"
+        with self.model.session.visiting:
+            return f"{TITLE}: {facts(self.model)}"
 
 
 def facts(model: InspectorModel) -> str:

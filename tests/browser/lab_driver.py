@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,6 +249,14 @@ def use_theme(page: object, name: str) -> None:
     light = "true" if name == "light" else "false"
     page.locator(f"body[data-jp-theme-light={light}]").wait_for(state="attached")
     page.evaluate(FADED)
+
+
+def until(page: object, holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for what Playwright's own expectations cannot say."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"it did not come true within {seconds} s"
+        page.wait_for_timeout(100)
 
 
 def unreadable(panel: object) -> list[str]:
