@@ -185,19 +185,19 @@ def _forget_hooks(body: nn.Module) -> None:
             vars(module).pop(name, None)
 
 
-Answer = tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]  # with rows and their gates
+Answer = tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]  # who, rows, their gates
 
 
 @dataclass
 class Dispatch:
-    """Every expert that answers, its rows (None: all of them) and their gates.
+    """Every expert that answers, with its rows (None: all of them) and their gates.
 
     Kept as long as the routes are: while decoding they hold for every token.
     """
 
     routes: Routes
-    parts: list[tuple[int, Tensor | None, Tensor]]
-    at_once: list[Answer] | None = None  # for rows of one token
+    answers: list[Answer]
+    at_once: list[Answer] | None = None  # the same for rows of one token
 
 
 class BypassMoE(nn.Module):
@@ -260,35 +260,24 @@ class BypassMoE(nn.Module):
             self._dispatched = self._dispatch(routes, x.device)
         known = self._dispatched
         decoding = x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()
-        if not decoding or len(known.parts) < SEVERAL:
-            return [(self.experts[expert], rows, gate) for expert, rows, gate in known.parts]
+        if not decoding or len(known.answers) < SEVERAL:
+            return known.answers
         if known.at_once is None:
-            known.at_once = self._at_once(known, x)
+            known.at_once = _at_once(known.answers, x)
         return known.at_once
-
-    def _at_once(self, known: Dispatch, x: Tensor) -> list[Answer]:
-        """All experts as one where that can be done, or one by one."""
-        one_by_one = [(self.experts[expert], rows, gate) for expert, rows, gate in known.parts]
-        modules = [expert for expert, rows, _ in one_by_one for _ in rows]
-        if not all(isinstance(module, Expert) for module in modules):
-            return one_by_one
-        rows = torch.cat([rows for _, rows, _ in one_by_one])
-        stacked = stack(modules, x[rows], ROOM)
-        if stacked is None:
-            return one_by_one
-        return [(stacked, rows, torch.cat([gate for *_, gate in one_by_one]))]
 
     def _dispatch(self, routes: Routes, device: torch.device) -> Dispatch:
         # With new module insertion switched off all batches share the last expert.
         experts = routes.expert.clamp(max=len(self.experts) - 1).to(device)  # (N, k)
         gates = routes.gate.to(device)
-        parts: list[tuple[int, Tensor | None, Tensor]] = []
+        answers: list[Answer] = []
         for index in experts.unique().tolist():
             if index != BYPASS:
                 rows, choice = (experts == index).nonzero(as_tuple=True)  # (n,), (n,)
                 alone = experts.shape[1] == 1 and len(rows) == len(experts)
-                parts.append((index, None if alone else rows, gates[rows, choice]))
-        return Dispatch(routes, parts)
+                gate = gates[rows, choice]
+                answers.append((self.experts[index], None if alone else rows, gate))
+        return Dispatch(routes, answers)
 
     @contextmanager
     def pinned(self, routes: Routes | None) -> Iterator[None]:
@@ -338,6 +327,18 @@ class BypassMoE(nn.Module):
             host.decoder.register_forward_pre_hook(see_prompt, with_kwargs=True),
             ffn.register_forward_hook(add_experts),
         )
+
+
+def _at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
+    """All experts as one where that can be done, or one by one."""
+    modules = [expert for expert, rows, _ in answers for _ in rows]
+    if not all(isinstance(module, Expert) for module in modules):
+        return answers
+    rows = torch.cat([rows for _, rows, _ in answers])
+    stacked = stack(modules, x[rows], ROOM)
+    if stacked is None:
+        return answers
+    return [(stacked, rows, torch.cat([gate for *_, gate in answers]))]
 
 
 class Detach(Handles):

@@ -23,6 +23,7 @@ from .feed_forward import FFNView, named_arguments
 
 FFN_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
+ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 AFTER_FINAL_NORM = "project_out"  # OPT, where embeddings are narrower than the residual stream
 
 # FFNs that no module computes alone, by their first linear module, activation and last linear
@@ -96,6 +97,12 @@ def head(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def find_attention(layer: nn.Module) -> nn.Module | None:
+    """The attention of a decoder layer; None if no child has a name that is known for one."""
+    children = dict(layer.named_children())
+    return next((children[name] for name in ATTENTION_NAMES if name in children), None)
 
 
 # Calls of modules

@@ -15,15 +15,18 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from . import metrics
 from .editors.base import Editor
 from .edits import Edit, EditBatch
 from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
+from .stopping import shows_it_wrong
 from .unedited import base_answers, base_states
 
 Between = Callable[[], None]
+TEXT = "text"  # the group of passages, of which only the perplexity counts
 BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
 
 
@@ -57,6 +60,15 @@ class Chunk:
     features: Tensor
 
 
+@dataclass
+class Prepared:
+    """The questions of a batch that were prepared so far: those of these metrics."""
+
+    batch: EditBatch
+    metrics: set[str] = field(default_factory=set)
+    chunks: list[Chunk] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Rescored:
     """A question with a path that is not the one it was last scored on, and its new score."""
@@ -65,10 +77,19 @@ class Rescored:
     path: tuple
     score: Score
 
-    @property
-    def said(self) -> bool:
-        """Whether the score alone shows that greedy decoding says what is expected."""
-        return self.score.reproduced and self.question.target == self.question.expected
+    def said(self, tokenizer: PreTrainedTokenizerBase) -> bool | None:
+        """Whether greedy decoding says what is expected; None where the score does not show it.
+
+        Greedy decoding follows the target as long as that is the argmax, and leaves it where the
+        argmax first is another token.
+        """
+        question, score = self.question, self.score
+        if score.reproduced:
+            return True if question.target == question.expected else None
+        followed = int(score.correct.int().argmin())
+        answer = [*score.target[:followed].tolist(), int(score.predicted[followed])]
+        text = tokenizer.decode(answer, skip_special_tokens=True)
+        return False if shows_it_wrong(text, question.expected) else None
 
 
 class Evaluator:
@@ -87,8 +108,7 @@ class Evaluator:
         self.editor = editor
         self.batch_size = batch_size
         self.reuse = reuse
-        self._chunks: dict[int, list[Chunk]] = {}
-        self._batches: dict[int, EditBatch] = {}
+        self._prepared: dict[int, Prepared] = {}
 
     def measure(
         self,
@@ -103,7 +123,7 @@ class Evaluator:
         """
         batches = [batches] if isinstance(batches, EditBatch) else batches
         wanted, between = set(wanted), between or (lambda: None)
-        chunks = [chunk for batch in batches for chunk in self._prepared(batch, between)]
+        chunks = [c for batch in batches for c in self._chunks(batch, wanted, between)]
         stale: list[Rescored] = []
         for chunk in chunks:
             between()
@@ -119,20 +139,29 @@ class Evaluator:
 
     def forget(self, step: int) -> None:
         """Drop the prepared questions of a batch."""
-        self._chunks.pop(step, None)
-        self._batches.pop(step, None)
+        self._prepared.pop(step, None)
 
     # Preparation
 
-    def _prepared(self, batch: EditBatch, between: Between) -> list[Chunk]:
-        if self._batches.get(batch.step) != batch:
-            self._chunks[batch.step] = self._prepare(batch, between)
-            self._batches[batch.step] = batch
-        return self._chunks[batch.step]
+    def _chunks(self, batch: EditBatch, wanted: set[str], between: Between) -> list[Chunk]:
+        """The questions of a batch; those of a metric are prepared when it is first wanted."""
+        known = self._prepared.get(batch.step)
+        if known is None or known.batch != batch:
+            known = self._prepared[batch.step] = Prepared(batch)
+        missing = wanted - known.metrics
+        if missing:
+            known.chunks += self._prepare(batch, missing, between)
+            known.metrics |= missing
+        return known.chunks
 
-    def _prepare(self, batch: EditBatch, between: Between) -> list[Chunk]:
-        asked = [question for edit in batch for question in self._questions(edit)]
-        unknown = [prompt for _, metric, *_, prompt, _ in asked if metric == "locality"]
+    def _prepare(self, batch: EditBatch, wanted: set[str], between: Between) -> list[Chunk]:
+        asked = [q for edit in batch for q in self._questions(edit) if q[1] in wanted]
+        # What the plain host says is compared with, but for passages of text, which are given.
+        compared = [
+            metric == "locality" and (group != TEXT or target is None)
+            for _, metric, group, _, target in asked
+        ]
+        unknown = [question[3] for question, other in zip(asked, compared, strict=True) if other]
         known: list[str] = []
         for start in range(0, len(unknown), self.batch_size):
             between()
@@ -140,8 +169,8 @@ class Evaluator:
                 known += base_answers(self.host, unknown[start : start + self.batch_size])
         answers = iter(known)
         questions = []
-        for edit, metric, group, prompt, target in asked:
-            expected = next(answers) if metric == "locality" else target
+        for (edit, metric, group, prompt, target), other in zip(asked, compared, strict=True):
+            expected = next(answers) if other else target or ""
             text = target or expected or "?"  # something has to be fed in
             sequence = self.host.encode(prompt, text)
             question = (edit, batch.step, metric, group, prompt, text, expected, sequence)
@@ -205,11 +234,12 @@ class Evaluator:
     def _update(self, stale: Sequence[Rescored], between: Between) -> None:
         """Bring the values of rescored questions up to date.
 
-        Greedy decoding is left out where the argmax follows the target to its end.
+        Greedy decoding is left out where the score shows what it would come to.
         """
-        open_ = [r for r in stale if not (r.question.group == "text" or r.said)]
+        asked_for = [r for r in stale if r.question.group != TEXT]
+        said = {id(rescored): rescored.said(self.host.tokenizer) for rescored in asked_for}
+        open_ = [rescored for rescored in asked_for if said[id(rescored)] is None]
         open_.sort(key=lambda rescored: len(rescored.question.sequence.prompt))
-        said = {id(rescored): True for rescored in stale}
         for start in range(0, len(open_), self.batch_size):
             between()
             asked = open_[start : start + self.batch_size]
@@ -220,7 +250,7 @@ class Evaluator:
         for rescored in stale:
             question = rescored.question
             question.path = rescored.path
-            question.values = question_values(question, rescored.score, said[id(rescored)])
+            question.values = question_values(question, rescored.score, said.get(id(rescored)))
 
 
 def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -> pd.DataFrame:
@@ -253,11 +283,11 @@ def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -
     )
 
 
-def question_values(question: Question, score: Score, said: bool) -> dict[str, float]:
-    """Both scorers' values of one question."""
+def question_values(question: Question, score: Score, said: bool | None) -> dict[str, float]:
+    """Both scorers' values of one question; of a passage of text, whose answer nobody asks, one."""
     base = question.base
     assert base is not None
-    if question.group == "text":
+    if question.group == TEXT:
         ratio = metrics.perplexity_ratio(
             metrics.perplexity(base.log_probabilities), metrics.perplexity(score.log_probabilities)
         )

@@ -2,7 +2,6 @@
 
     linears(ffn)                             # its linear modules, the output projection last
     standalone(ffn)                          # a module of its kind: one expert, if it has experts
-    with computed_once(ffn, []), only_at(top, places):  # work that training can be spared
 
 All map hidden states (..., d) to (..., d).
 """
@@ -10,8 +9,7 @@ All map hidden states (..., d) to (..., d).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -119,59 +117,6 @@ class FFNView(PlainFFN):
             self.first.register_forward_pre_hook(starts),
             self.last.register_forward_hook(ends),
         )
-
-
-@contextmanager
-def computed_once(ffn: nn.Module, kept: list) -> Iterator[None]:
-    """Answer every call with the first output until the block ends, and in later such blocks.
-
-    For an FFN whose input stays what it is; ``kept``, empty at first, holds the output from block
-    to block. One that is no module of the host computes each time.
-    """
-    forward, own = ffn.forward, "forward" in vars(ffn)
-
-    def once(*args: object, **kwargs: object) -> Tensor | tuple:
-        if not kept:
-            kept.append(forward(*args, **kwargs))
-        output = kept[0]  # a copy is given out, for some layers add to it in place
-        if isinstance(output, tuple):
-            return (output[0].clone(), *output[1:])
-        return output.clone()
-
-    ffn.forward = once
-    try:
-        yield
-    finally:
-        if own:
-            ffn.forward = forward
-        else:
-            del ffn.forward
-
-
-@contextmanager
-def only_at(ffn: nn.Module, places: Tensor) -> Iterator[None]:
-    """Compute an FFN at some places (B, L) only until the block ends; zeros come out elsewhere.
-
-    One that is no module of the host computes everywhere.
-    """
-    if isinstance(ffn, FFNView):
-        yield
-        return
-
-    def pick(_module: nn.Module, args: tuple) -> tuple:
-        return (args[0][places.to(args[0].device)][None], *args[1:])
-
-    def put_back(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> object:
-        some = output[0] if isinstance(output, tuple) else output  # (1, n, d)
-        everywhere = some.new_zeros(*places.shape, some.shape[-1])
-        everywhere[places.to(some.device)] = some.flatten(0, -2)
-        return (everywhere, *output[1:]) if isinstance(output, tuple) else everywhere
-
-    handles = Handles(ffn.register_forward_pre_hook(pick), ffn.register_forward_hook(put_back))
-    try:
-        yield
-    finally:
-        handles.remove()
 
 
 def is_mixture(ffn: nn.Module) -> bool:

@@ -7,7 +7,6 @@ with EditSession(host, LEMoE(), stream) as session:
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,9 +64,6 @@ class EditSession:
         One dict for every applied batch: ``losses`` and ``experts`` as in
         :class:`~lemoe_lab.editors.base.TrainingReport`, ``train_seconds``, ``evaluate_seconds``,
         and ``peak_bytes``, the memory that learning took beyond what was held before.
-    visiting
-        A lock, held while :meth:`at` has the editor somewhere else. JupyterLab brings the messages
-        of widgets on another thread than cells: whoever asks there where the session is, holds it.
 
     Raises
     ------
@@ -102,7 +98,6 @@ class EditSession:
         self._rows: list[tuple] = []
         self._undone: list[_Undone] = []
         self._folder: RunFolder | None = None
-        self.visiting = threading.RLock()
         self._open = True
 
     def __enter__(self) -> EditSession:
@@ -227,13 +222,18 @@ class EditSession:
 
     # Measuring
 
-    def evaluate(self) -> pd.DataFrame:
-        """Measure all applied batches (before the first step: all batches, unedited)."""
+    def evaluate(self, wanted: Sequence[str] | None = None) -> pd.DataFrame:
+        """Measure all applied batches (before the first step: all batches, unedited).
+
+        ``wanted`` names the metrics, None means all; the metrics table is returned.
+        """
+        wanted = metrics.METRICS if wanted is None else wanted
         self._require_open()
         step = self.steps
         batches = self.stream.batches[:step] if step else self.stream.batches
-        rows = self.evaluator.measure(batches, step)
-        self._rows = [row for row in self._rows if row[0] != step] + rows
+        rows = self.evaluator.measure(batches, step, wanted)
+        others = [row for row in self._rows if row[0] != step or row[3] not in wanted]
+        self._rows = others + rows
         if self._folder:
             self._folder.finish(self.editor.state_dict(), self.metrics)
         return self.metrics
@@ -256,19 +256,17 @@ class EditSession:
         """Let the host answer as after ``step`` batches, without touching metrics or files.
 
         Only steps that were learned and not replaced can be visited; the session ends where it was.
-        One thread visits at a time, holding ``visiting``.
         """
         self._require_open()
-        with self.visiting:
-            last = self.steps
-            known = last + len(self._undone)
-            if not 0 <= step <= known:
-                raise EditError(f"only steps 0 to {known} were learned so far, not {step}")
-            try:
-                self._move_editor(step)
-                yield self
-            finally:
-                self._move_editor(last)
+        last = self.steps
+        known = last + len(self._undone)
+        if not 0 <= step <= known:
+            raise EditError(f"only steps 0 to {known} were learned so far, not {step}")
+        try:
+            self._move_editor(step)
+            yield self
+        finally:
+            self._move_editor(last)
 
     def _move_editor(self, step: int) -> None:
         while self.editor.steps > step:

@@ -43,6 +43,14 @@ def can_become(text: str, expected: str) -> bool:
     return normalise(expected).startswith(normalise(text)[:-UNSETTLED])
 
 
+def shows_it_wrong(text: str, expected: str) -> bool:
+    """Whether the beginning of an answer shows already that it is not the expected one.
+
+    Never True of a text with a full stop or a newline, at which the answer may have ended.
+    """
+    return not any(stop in text for stop in STOPS) and not can_become(text, expected)
+
+
 class StopAtSentenceEnd(StoppingCriteria):
     """Ends a row at the first token that contains a full stop or a newline."""
 

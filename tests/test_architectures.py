@@ -25,17 +25,11 @@ from lemoe_lab import EditSession, EditStream, datasets, load_host
 from lemoe_lab.adaptor import BypassMoE, Expert, LowRankExpert
 from lemoe_lab.architectures import run_layer
 from lemoe_lab.editors import FineTune, LEMoE
-from lemoe_lab.feed_forward import (
-    computed_once,
-    is_mixture,
-    linears,
-    only_at,
-    sizes,
-    standalone,
-)
+from lemoe_lab.feed_forward import is_mixture, linears, sizes, standalone
 from lemoe_lab.host import Host, TokenSequence, target_places
 from lemoe_lab.probes.tracing import attention
 from lemoe_lab.routing import BYPASS, ConstantRouter, single_routes
+from lemoe_lab.sparing import spared
 
 WINDOW = 8  # tokens; shorter than most prompts
 LAYER = 1  # the edited one, with a layer below it and one above
@@ -189,12 +183,12 @@ def test_work_that_training_is_spared_changes_no_prediction(random, edits):
     states = random.states(sequences, LAYER)
     places = target_places(sequences, states.hidden.shape[1])
     assert places.sum() == sum(len(sequence.target) for sequence in sequences)
-    before, kept = traces(random), []
+    before, kept = traces(random), {}
     with torch.no_grad():
-        for _ in range(2):  # the second time the edited layer's FFN does not run
-            with computed_once(random.ffn(LAYER), kept), only_at(random.ffn(2), places):
-                spared = random.finish(states, LAYER)
-            assert torch.allclose(spared[places], states.final[places], atol=1e-5)
+        for _ in range(2):  # the second time the edited layer's attention and FFN do not run
+            with spared(random, states, LAYER, kept):
+                final = random.finish(states, LAYER)
+            assert torch.allclose(final[places], states.final[places], atol=1e-5)
         assert torch.equal(random.finish(states, LAYER), states.final)
     assert traces(random) == before
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import spoil
@@ -155,23 +154,6 @@ def test_steps_that_were_never_learned_cannot_be_visited(session):
     session.step()
     with pytest.raises(EditError, match="0 to 1"), session.at(2):
         pass
-
-
-def test_visits_from_two_threads_take_turns(session):
-    """JupyterLab brings messages of widgets and cells on two threads."""
-    session.jump(2)
-
-    def visit(step: int) -> list[int]:
-        seen = []
-        for _ in range(50):
-            with session.at(step):
-                time.sleep(0)  # the other thread may try
-                seen.append(session.steps)
-        return seen
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(visit, (0, 1))) == [[0] * 50, [1] * 50]
-    assert session.steps == 2
 
 
 def test_edits_that_the_host_already_knows_can_be_dropped(host, stream):

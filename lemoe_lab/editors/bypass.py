@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from ..adaptor import BypassMoE, Expert, LowRankExpert
 from ..edits import EditBatch, EditStream
-from ..feed_forward import computed_once, only_at
-from ..host import LayerStates, TokenSequence, target_places
+from ..host import LayerStates, TokenSequence
 from ..routing import Router, Routes
+from ..sparing import Kept, spared
 from .base import EditorConfig, OnStep, TrainingReport, train, two_thirds_up
 from .reversible import HookedEditor
 
@@ -139,10 +139,11 @@ class BypassEditor(HookedEditor):
     def _train(self, states: LayerStates, features: Tensor, on_step: OnStep | None) -> list[float]:
         config, host = self.config, self.host
         ids = host.target_ids(states.sequences)
-        kept: list = []
+        kept: Kept = {}
 
         def loss_of() -> Tensor:
-            with self.scoring(self._training_routes(features)), self._spared(states, kept):
+            routes = self._training_routes(features)
+            with self.scoring(routes), spared(host, states, self.layer, kept):
                 hidden = host.finish(states, self.layer)
             loss = F.cross_entropy(host.target_logits(hidden, states.sequences), ids)
             return loss + self._router_loss(states)
@@ -151,22 +152,6 @@ class BypassEditor(HookedEditor):
         router_rate = rate if config.router_learning_rate is None else config.router_learning_rate
         groups = [(self._trained_experts(), rate), (self._trained_router(), router_rate)]
         return train(groups, loss_of, config.steps, config.enough, on_step)
-
-    @contextmanager
-    def _spared(self, states: LayerStates, kept: list) -> Iterator[None]:
-        """Leave out of a training step what changes nothing in it.
-
-        What enters the edited layer is the same at every step (``kept`` holds what its FFN makes of
-        it), and of what leaves the top FFN only the places that predict a target count. With
-        gradient checkpointing the top layer is left as it is: one with hooks would keep everything.
-        """
-        host, top = self.host, len(self.host.layers) - 1
-        with ExitStack() as spared:
-            spared.enter_context(computed_once(host.ffn(self.layer), kept))
-            if top != self.layer and not host.gradient_checkpointing:
-                places = target_places(states.sequences, states.hidden.shape[1])
-                spared.enter_context(only_at(host.ffn(top), places))
-            yield
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(copy.deepcopy(self.adaptor.router), tuple(self.adaptor.experts))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..architectures import ATTENTION_NAMES, find_attention
 from ..edits import CalibrationFact, Edit, EditError
 from ..host import Host, TokenSequence
 from ..prompts import subject_span
@@ -39,7 +40,6 @@ TOKENS = (
     "further after",
     "last prompt",
 )
-ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 RUN_COLUMNS = ["answer", "clean", "corrupted"]
 SETTINGS = ["host", "seed", "noise", "samples", "window"]
 ROWS_AT_ONCE = 256
@@ -255,14 +255,14 @@ def _check_names(prompts: Sequence[TracedPrompt]) -> None:
 def attention(host: Host, layer: int) -> nn.Module:
     """The attention module of a decoder layer (counted from 0)."""
     block = host.layers[layer]
-    children = dict(block.named_children())
-    for name in ATTENTION_NAMES:
-        if name in children:
-            return children[name]
-    raise ValueError(
-        f"no attention found in layer {layer} of {host.name} ({type(block).__name__}): expected a "
-        f"child named {', '.join(ATTENTION_NAMES)}, it has {', '.join(children)}"
-    )
+    found = find_attention(block)
+    if found is None:
+        children = ", ".join(name for name, _ in block.named_children())
+        raise ValueError(
+            f"no attention found in layer {layer} of {host.name} ({type(block).__name__}): "
+            f"expected a child named {', '.join(ATTENTION_NAMES)}, it has {children}"
+        )
+    return found
 
 
 class CorruptedRun:

@@ -107,8 +107,13 @@ def local_cluster(workers: int = 2) -> Iterator[Any]:
     distributed = _distributed()
     import dask
 
-    # Left alone, Dask has malloc return memory at once, and torch drowns in page faults.
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": ONE_THREAD}):
+    settings = {
+        # Left alone, Dask has malloc return memory at once, and torch drowns in page faults.
+        "distributed.nanny.pre-spawn-environ": ONE_THREAD,
+        # It looks at the stack a hundred times a second, for a dashboard that is not there.
+        "distributed.worker.profile.enabled": False,
+    }
+    with dask.config.set(settings):
         cluster = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

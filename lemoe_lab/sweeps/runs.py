@@ -99,7 +99,7 @@ class Run(_Plain):
     label
         What results call the editor; None: its own name. It decides nothing else.
     keep
-        The metrics to store.
+        The metrics to measure and to store.
     immediate
         The metrics that are measured of each batch right after it was learned.
     measured_at
@@ -190,8 +190,9 @@ def execute(run: Run, host: Host) -> dict[str, pd.DataFrame]:
     with EditSession(host, editor, run.planned(host), **settings) as session:
         for step in sorted(run.measured_at):
             session.jump(min(step, len(session.stream)))
-            session.evaluate()
-        session.run()
+            session.evaluate(run.keep)
+        session.jump(len(session.stream))
+        session.evaluate(run.keep)
         table = probes.measurements(session)
         tables = {MEASUREMENTS: table[table["metric"].isin(run.keep)].reset_index(drop=True)}
         return tables | {name: _asked(name, session) for name in run.probes}

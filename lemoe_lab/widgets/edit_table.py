@@ -14,6 +14,7 @@ import anywidget
 import pandas as pd
 import traitlets
 
+from .one_thread import on_this_thread
 from .track import EDIT_COLUMNS, STATES
 
 HERE = Path(__file__).parent
@@ -48,8 +49,9 @@ class EditTable(anywidget.AnyWidget):
         self._frame = pd.DataFrame(columns=list(EDIT_COLUMNS))
         super().__init__()
         self._on_open = on_open
-        self.on_msg(self._hear)
-        self.observe(lambda _: self._select(), ["text", "state", "sort_by", "descending"])
+        self.on_msg(on_this_thread(self._hear))
+        filters = ["text", "state", "sort_by", "descending"]
+        self.observe(on_this_thread(lambda _: self._select()), filters)
 
     def update(self, frame: pd.DataFrame) -> None:
         """Show these edits; filter and order stay as they are."""

@@ -19,6 +19,7 @@ from .figure_view import FigureView
 from .inspector_face import face
 from .inspector_model import LETTERS, InspectorModel
 from .inspector_views import details_html, draw_map, draw_paths, routes_html
+from .one_thread import on_this_thread
 from .panel import Panel, button, card, escape, markup, row, shortened
 
 TITLE = "Routing inspector"
@@ -77,7 +78,7 @@ class RoutingInspector(Panel):
             (self.space, self._change_space),
             (self.detailed, self._show_details),
         ):
-            control.observe(self._heard(react), "value")
+            control.observe(on_this_thread(self._heard(react)), "value")
         self._offer_edits()
         if not self.model.refusal:
             self.act(lambda: self._begin(prompts))
@@ -112,13 +113,12 @@ class RoutingInspector(Panel):
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model and show what came of it, or its error."""
-        with self.model.session.visiting:
-            self.error.value = ""
-            try:
-                command()
-                self._show()
-            except Exception as error:
-                self.error.value = escape(str(error) or type(error).__name__)
+        self.error.value = ""
+        try:
+            command()
+            self._show()
+        except Exception as error:
+            self.error.value = escape(str(error) or type(error).__name__)
 
     def refresh(self) -> None:
         """Take notice of what the session learned or took back since the last look."""
@@ -226,12 +226,10 @@ class RoutingInspector(Panel):
     # Where there is no kernel
 
     def static_figure(self) -> Figure:
-        with self.model.session.visiting:
-            return face(TITLE, self.model, facts(self.model))
+        return face(TITLE, self.model, facts(self.model))
 
     def static_text(self) -> str:
-        with self.model.session.visiting:
-            return f"{TITLE}: {facts(self.model)}"
+        return f"{TITLE}: {facts(self.model)}"
 
 
 def facts(model: InspectorModel) -> str:

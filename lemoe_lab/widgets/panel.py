@@ -27,6 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .figure_view import FigureView
+from .one_thread import on_this_thread
 
 HERE = Path(__file__).parent
 STATIC_DPI = 110
@@ -73,11 +74,11 @@ class Panel(ipywidgets.VBox):
             raise ValueError(f"a panel listens to {', '.join(KEYS)}, not to {sorted(unknown)}")
         self.heading = title
         self.frame = Frame(label=title, wanted_keys=list(self._keys))
-        self.frame.on_msg(self._hear)
+        self.frame.on_msg(on_this_thread(self._hear))
         head = markup(f"<h3>{escape(title)}</h3>", "lemoe-heading")
         super().__init__([self.frame, head, *children])
         self.add_class("lemoe-panel")
-        self.frame.observe(lambda change: self._use_theme(change.new), "theme")
+        self.frame.observe(on_this_thread(lambda change: self._use_theme(change.new)), "theme")
 
     def press(self, key: str) -> None:
         """What happens when ``key`` is pressed in the focused panel."""
@@ -170,7 +171,7 @@ def button(
     """A labelled button; ``style`` is "", "primary" or "danger"."""
     widget = ipywidgets.Button(description=label, tooltip=tooltip, button_style=style)
     widget.layout.width = "auto"
-    widget.on_click(lambda _: on_click())
+    widget.on_click(on_this_thread(lambda _: on_click()))
     return widget
 
 

@@ -19,6 +19,7 @@ from ..editors import Editor
 from ..edits import EditStream
 from ..host import Host
 from .figure_view import FigureView
+from .one_thread import on_this_thread
 from .panel import Panel, button, card, escape, markup, row
 from .playground_face import face
 from .playground_model import SMALL, Event, PlaygroundModel
@@ -87,9 +88,9 @@ class OrderPlayground(Panel):
             (self.seed, "140px", "seed"),
         ):
             _named(control, width)
-            control.observe(self._chooser(wanted), "value")
+            control.observe(on_this_thread(self._chooser(wanted)), "value")
         _named(self.formed, "300px")
-        self.formed.observe(self._form, "value")
+        self.formed.observe(on_this_thread(self._form), "value")
 
     def _make_running(self) -> None:
         self.editor = ipywidgets.Dropdown(options=list(self.model.specs), description="Editor")
@@ -109,7 +110,7 @@ class OrderPlayground(Panel):
             (self.chosen, "360px"),
         ):
             _named(control, width)
-        self.chosen.observe(lambda _: self._show_pin(), "value")
+        self.chosen.observe(on_this_thread(lambda _: self._show_pin()), "value")
 
     def _layout(self) -> list[ipywidgets.Widget]:
         return [

@@ -11,6 +11,7 @@ from . import export
 from .answers import answer_html, edit_html
 from .ask import Answer
 from .edit_table import EditTable
+from .one_thread import on_this_thread
 from .panel import button, escape, markup, row
 from .stepper_model import StepperModel
 from .transport import Act
@@ -64,7 +65,7 @@ class AskBox:
         for field, width in ((self.prompt, "520px"), (self.target, "300px")):
             field.style.description_width = "initial"
             field.layout.width = width
-        self.prompt.observe(lambda _: self.ask(), "value")
+        self.prompt.observe(on_this_thread(lambda _: self.ask()), "value")
         self.asked = button("Ask", "Ask without and with the edits", self.ask, "primary")
         self.teach = button(
             "Teach it", "Make it an edit and learn it as the next batch", self._teach

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import ipywidgets
 
 from .choices import Choice
+from .one_thread import on_this_thread
 from .panel import button, escape, markup, row
 from .stepper_model import StepperModel
 
@@ -40,11 +41,11 @@ class Transport:
         )
         self.slider.style.description_width = "initial"
         self.slider.layout.width = "235px"
-        self.slider.observe(self._jump, "value")
+        self.slider.observe(on_this_thread(self._jump), "value")
         self.speed = ipywidgets.Dropdown(options=list(SPEEDS), description="Speed")
         self.speed.style.description_width = "initial"
         self.speed.layout.width = "150px"
-        self.speed.observe(self._change_speed, "value")
+        self.speed.observe(on_this_thread(self._change_speed), "value")
         self.bar = ipywidgets.FloatProgress(min=0, max=1, description="Training")
         self.bar.style.description_width = "initial"
         self.bar.layout.width = WIDE
