@@ -5,6 +5,7 @@ An editor is added here by a line in ``EDITORS``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -28,6 +29,7 @@ from lemoe_lab.editors import (
     MoEAdaptor,
     UltraEdit,
 )
+from lemoe_lab.edits import normalise
 
 EDITORS: dict[str, Callable[..., Editor]] = {
     "LEMoE scoped": LEMoE,
@@ -148,6 +150,33 @@ def test_measured_scores_are_those_of_the_attached_model(session, host, stream):
     for edit, answer, score in zip(stream.edits, answers, scores, strict=True):
         assert by_scorer.at[edit.id, "generated"] == (answer == edit.target)
         assert by_scorer.at[edit.id, "teacher_forced"] == pytest.approx(score.accuracy)
+
+
+def test_generated_scores_are_what_greedy_decoding_says(session, host, stream):
+    """Also where the scores alone told the evaluator what decoding would come to."""
+    session.jump(2)
+    measured = session.evaluate().query("step == 2 and scorer == 'generated'")
+    edits = stream.batches[0].edits + stream.batches[1].edits
+    asked = [
+        (edit.id, "generality", rephrase.group, rephrase.prompt, edit.target)
+        for edit in edits
+        for rephrase in edit.rephrases
+    ]
+    others = [
+        (edit.id, other) for edit in edits for other in edit.locality if other.group != "text"
+    ]
+    with session.editor.unedited():
+        plain = host.generate([other.prompt for _, other in others])
+    asked += [
+        (edit, "locality", other.group, other.prompt, answer)
+        for (edit, other), answer in zip(others, plain, strict=True)
+    ]
+    answers = host.generate([prompt for *_, prompt, _ in asked])
+    expected = Counter()
+    for (edit, metric, group, _, right), answer in zip(asked, answers, strict=True):
+        expected[edit, metric, group] += normalise(answer) == normalise(right)
+    found = measured[measured["metric"] != "reliability"]
+    assert found.groupby(["edit", "metric", "group"])["value"].sum().to_dict() == expected
 
 
 def test_resumed_session_has_every_logit_of_the_saved_one(session, host, stream, tmp_path):

@@ -13,7 +13,16 @@ import pytest
 from helpers import spoil
 
 import lemoe_lab as ll
-from lemoe_lab import Edit, EditError, EditSession, EditStream, RunError, metrics, storage
+from lemoe_lab import (
+    Edit,
+    EditError,
+    EditSession,
+    EditStream,
+    RunError,
+    evaluation,
+    metrics,
+    storage,
+)
 
 SETTINGS = {"steps": 10}
 
@@ -73,6 +82,23 @@ def test_forgetting_matrix_measures_every_batch_after_every_later_step(session):
     assert pairs == {(after, batch) for after in (1, 2, 3) for batch in range(1, after + 1)}
     assert session.steps == 3
     assert session.metrics.equals(before)
+
+
+def test_measuring_one_metric_leaves_the_others_as_they_were(session):
+    whole = session.run()
+    again = session.evaluate(["reliability"])
+    assert sorted(again.values.tolist()) == sorted(whole.values.tolist())
+
+
+def test_what_is_not_wanted_is_not_asked(host, stream, monkeypatch):
+    asked = []
+    monkeypatch.setattr(evaluation, "base_answers", lambda _, prompts: asked.extend(prompts))
+    wanted = ["reliability", "generality"]
+    editor = ll.editors.LEMoE(**SETTINGS)
+    with EditSession(host, editor, stream, progress=False, immediate=()) as session:
+        session.step()
+        assert sorted(set(session.evaluate(wanted)["metric"])) == sorted(wanted)
+    assert asked == []
 
 
 def test_interrupted_training_leaves_the_last_whole_step(session):

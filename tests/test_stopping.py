@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lemoe_lab import metrics
 from lemoe_lab.edits import normalise
-from lemoe_lab.stopping import StopWhenWrong, can_become, first_sentence
+from lemoe_lab.stopping import StopWhenWrong, can_become, first_sentence, shows_it_wrong
 
 
 def test_says_is_the_exact_match_of_generated_answers(host, stream):
@@ -51,6 +51,21 @@ def test_the_beginning_of_an_answer_can_always_become_it(answer, end):
 )
 def test_an_answer_that_left_the_expected_one_cannot_become_it(text, expected, possible):
     assert can_become(text, expected) is possible
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "wrong"),
+    [
+        ("Gemland", "Valdoria", True),
+        ("Valdor", "Valdoria", False),
+        ("Gemland.", "Gem", False),  # greedy decoding ended at the full stop, or before it
+        ("Gem\nland", "Valdoria", False),
+    ],
+)
+def test_an_answer_without_an_end_is_known_to_be_wrong_once_it_left_the_expected_one(
+    text, expected, wrong
+):
+    assert shows_it_wrong(text, expected) is wrong
 
 
 def test_rows_stop_one_by_one(host):
