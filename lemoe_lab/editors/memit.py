@@ -32,9 +32,14 @@ class SpreadConfig(TargetValueConfig):
         The last of the edited layers, L. None: a third of the way up.
     spread
         How many layers are edited, L and those right below it.
+    steps, clamp
+        As in :class:`~.target_values.TargetValueConfig`. The papers take 20 to 25 steps; one vector
+        that stands for an invented name of many tokens takes longer to find.
     """
 
     spread: int = Field(2, ge=1)
+    steps: int = Field(100, ge=1)
+    clamp: float = Field(1.5, gt=0)
 
 
 class MEMITConfig(SpreadConfig):
