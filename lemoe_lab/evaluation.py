@@ -156,12 +156,11 @@ class Evaluator:
 
     def _prepare(self, batch: EditBatch, wanted: set[str], between: Between) -> list[Chunk]:
         asked = [q for edit in batch for q in self._questions(edit) if q[1] in wanted]
-        # What the plain host says is compared with, but for passages of text, which are given.
-        compared = [
-            metric == "locality" and (group != TEXT or target is None)
-            for _, metric, group, _, target in asked
+        unknown = [
+            prompt
+            for _, metric, group, prompt, target in asked
+            if expects_base_answer(metric, group, target)
         ]
-        unknown = [question[3] for question, other in zip(asked, compared, strict=True) if other]
         known: list[str] = []
         for start in range(0, len(unknown), self.batch_size):
             between()
@@ -169,8 +168,8 @@ class Evaluator:
                 known += base_answers(self.host, unknown[start : start + self.batch_size])
         answers = iter(known)
         questions = []
-        for (edit, metric, group, prompt, target), other in zip(asked, compared, strict=True):
-            expected = next(answers) if other else target or ""
+        for edit, metric, group, prompt, target in asked:
+            expected = next(answers) if expects_base_answer(metric, group, target) else target
             text = target or expected or "?"  # something has to be fed in
             sequence = self.host.encode(prompt, text)
             question = (edit, batch.step, metric, group, prompt, text, expected, sequence)
@@ -251,6 +250,11 @@ class Evaluator:
             question = rescored.question
             question.path = rescored.path
             question.values = question_values(question, rescored.score, said.get(id(rescored)))
+
+
+def expects_base_answer(metric: str, group: str, target: str | None) -> bool:
+    """Whether a question is to be answered as by the unedited host, and not by a given text."""
+    return metric == "locality" and (group != TEXT or target is None)
 
 
 def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -> pd.DataFrame:

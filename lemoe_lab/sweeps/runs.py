@@ -188,11 +188,10 @@ def execute(run: Run, host: Host) -> dict[str, pd.DataFrame]:
     editor = run.editor.made(editors, Editor)
     settings = {"progress": False, "immediate": run.immediate}
     with EditSession(host, editor, run.planned(host), **settings) as session:
-        for step in sorted(run.measured_at):
-            session.jump(min(step, len(session.stream)))
+        last = len(session.stream)
+        for step in sorted({*(min(step, last) for step in run.measured_at), last}):
+            session.jump(step)
             session.evaluate(run.keep)
-        session.jump(len(session.stream))
-        session.evaluate(run.keep)
         table = probes.measurements(session)
         tables = {MEASUREMENTS: table[table["metric"].isin(run.keep)].reset_index(drop=True)}
         return tables | {name: _asked(name, session) for name in run.probes}
