@@ -1,7 +1,7 @@
 """Calibration of routers on facts outside the stream.
 
     fitted = scoped_space(host, facts, layer=4, width=64, seed=0)
-    threshold = similarity_threshold(fitted.addresses, fitted.data, false_alarms=1e-4)
+    threshold = similarity_threshold(fitted.addresses, fitted.data, false_alarms=3.5e-4)
 
 Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
 :class:`~lemoe_lab.edits.CalibrationFact` entries that a stream carries along.
@@ -9,6 +9,7 @@ Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from .edits import CalibrationFact
 from .host import Host
+from .routing import Threshold
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,12 @@ def rival_similarities(addresses: Tensor, data: CalibrationSet) -> Tensor:
     return similarity[:, rival].flatten()
 
 
-def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: float) -> float:
-    """The similarity that a share ``false_alarms`` of rival pairs exceeds."""
-    return torch.quantile(rival_similarities(addresses, data).float(), 1 - false_alarms).item()
+def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: float) -> Threshold:
+    """The similarity that a share ``false_alarms`` of rival pairs exceeds, among F anchors."""
+    similarities = rival_similarities(addresses, data).float()
+    rank = false_alarms * (len(similarities) - 1)
+    highest = similarities.topk(min(math.floor(rank) + 2, len(similarities))).values
+    return Threshold(highest, rank, anchors=len(addresses))
 
 
 def held_out_addresses(data: CalibrationSet, width: int, seed: int, folds: int = 2) -> Tensor:

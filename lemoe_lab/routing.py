@@ -14,7 +14,9 @@ Routers decide per input and only from the prompt; only the conventional one can
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +66,51 @@ def single_routes(
     return Routes(expert[:, None], gate[:, None], similarity, anchor)
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """The similarity that a prompt needs to be taken for one of so many edits.
+
+    A prompt is compared with every anchor, so among more of them it resembles one by chance more
+    often. Past the number of anchors that it was calibrated with, the threshold rises: each anchor
+    may look like an unrelated prompt less often in the same proportion.
+
+    Parameters
+    ----------
+    rivals
+        The highest similarities of prompts to anchors of other facts (k,), in falling order.
+    rank
+        Where among them the threshold lies: that many look alike. Between two, it is interpolated.
+    anchors
+        The number of anchors that this was found with.
+    """
+
+    rivals: Tensor
+    rank: float = 0.0
+    anchors: int = 1
+
+    @classmethod
+    def fixed(cls, similarity: float) -> Threshold:
+        """The same similarity among however many anchors."""
+        return cls(torch.tensor([similarity]))
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor]) -> Threshold:
+        """What :meth:`state` gave."""
+        return cls(state["rivals"], state["rank"].item(), int(state["anchors"]))
+
+    def state(self) -> dict[str, Tensor]:
+        """What is stored of it."""
+        rank = torch.tensor(self.rank, dtype=torch.double)
+        return {"rivals": self.rivals, "rank": rank, "anchors": torch.tensor(self.anchors)}
+
+    def among(self, anchors: int) -> float:
+        """The similarity that is needed among so many anchors."""
+        rank = self.rank * min(1.0, self.anchors / max(1, anchors))
+        above = self.rivals[math.floor(rank)].item()
+        below = self.rivals[math.ceil(rank)].item()
+        return above + (below - above) * (rank % 1)
+
+
 class AnchorMemory(nn.Module):
     """Unit vectors with the expert that each belongs to.
 
@@ -84,6 +131,11 @@ class AnchorMemory(nn.Module):
         self.vectors = torch.cat([self.vectors, vectors])
         self.expert = torch.cat([self.expert, self.expert.new_full((count,), expert)])
         self.active = torch.cat([self.active, self.active.new_ones(count)])
+
+    @property
+    def count(self) -> int:
+        """How many anchors are active."""
+        return int(self.active.sum())
 
     def of(self, expert: int) -> Tensor:
         """The vectors (n, k) of one expert."""
@@ -247,8 +299,8 @@ class KVAnchorRouter(Router):
     centred
         Let the projection see e relative to the mean, at length sqrt(d), instead of as it is.
     bypass
-        Cosine similarity of the centred e to the nearest stored e below which no expert is used;
-        None never bypasses, as in the paper.
+        The cosine similarity of the centred e to the nearest stored e that an expert needs to be
+        used; None never bypasses, as in the paper.
     """
 
     feature = "embedding"
@@ -260,7 +312,7 @@ class KVAnchorRouter(Router):
         seed: int,
         mean: Tensor | None = None,
         centred: bool = False,
-        bypass: float | None = None,
+        bypass: Threshold | None = None,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -274,6 +326,11 @@ class KVAnchorRouter(Router):
         self.centred = centred
         self.bypass = bypass
         self.seed = seed
+
+    @property
+    def threshold(self) -> float | None:
+        """The similarity below which no expert is used now; None: one always is."""
+        return None if self.bypass is None else self.bypass.among(self.memory.count)
 
     def address(self, e: Tensor) -> Tensor:
         """Centred e of unit length (N, d): where an edit is stored."""
@@ -295,8 +352,9 @@ class KVAnchorRouter(Router):
             return bypass_routes(len(features), features.device)
         gate, expert = self.logits(features).softmax(-1).max(-1)
         similarity, anchor = self.memory.nearest(self.address(features))
-        if self.bypass is not None:
-            outside = similarity < self.bypass
+        threshold = self.threshold
+        if threshold is not None:
+            outside = similarity < threshold
             expert = expert.masked_fill(outside, BYPASS)
             gate = gate.masked_fill(outside, 0.0)
         return single_routes(expert, gate, similarity, anchor)
@@ -321,10 +379,8 @@ class KVAnchorRouter(Router):
         self.keys.append(nn.Parameter(key))
 
     def calibration_state(self) -> dict[str, Tensor]:
-        state = {"centre": self.centre}
-        if self.bypass is not None:
-            state["threshold"] = torch.tensor(self.bypass, dtype=torch.double)
-        return state
+        limit = {} if self.bypass is None else self.bypass.state()
+        return {"centre": self.centre} | limit
 
     def step_state(self, expert: int) -> dict[str, Tensor]:
         state = {"anchors": self.memory.of(expert), "down": self.down, "up": self.up}
@@ -346,18 +402,23 @@ class ScopedRouter(Router):
 
     The feature is the frozen host's own hidden state of the last prompt token at the edited
     layer, taken through a projection that was calibrated once (see :mod:`lemoe_lab.calibration`).
-    Below ``threshold`` the input takes the plain FFN. Routes of edited prompts cannot change when
-    edits are added: nothing here is trained afterwards.
+    Too far from all anchors, the input takes the plain FFN. Routes of edited prompts cannot change
+    when edits are added: nothing here is trained afterwards, and each lies at its own anchor.
     """
 
     feature = "state"
 
-    def __init__(self, centre: Tensor, projection: Tensor, threshold: float) -> None:
+    def __init__(self, centre: Tensor, projection: Tensor, bypass: Threshold) -> None:
         super().__init__()
         self.register_buffer("centre", centre)  # (d,)
         self.register_buffer("projection", projection)  # (k, d)
-        self.threshold = threshold
+        self.bypass = bypass
         self.memory = AnchorMemory(projection.shape[0])
+
+    @property
+    def threshold(self) -> float:
+        """The similarity below which the input takes the plain FFN now."""
+        return self.bypass.among(self.memory.count)
 
     def address(self, features: Tensor) -> Tensor:
         """Unit vectors (N, k) in the calibrated space."""
@@ -376,8 +437,7 @@ class ScopedRouter(Router):
         self.memory.add(self.address(features), expert)
 
     def calibration_state(self) -> dict[str, Tensor]:
-        threshold = torch.tensor(self.threshold, dtype=torch.double)
-        return {"centre": self.centre, "projection": self.projection, "threshold": threshold}
+        return {"centre": self.centre, "projection": self.projection} | self.bypass.state()
 
     def step_state(self, expert: int) -> dict[str, Tensor]:
         return {"anchors": self.memory.of(expert)}

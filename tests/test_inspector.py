@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lemoe_lab as ll
-from lemoe_lab.routing import BYPASS
+from lemoe_lab.routing import BYPASS, Threshold
 from lemoe_lab.widgets.inspector import RoutingInspector
 from lemoe_lab.widgets.inspector_model import MOST_PROMPTS, Asked, InspectorModel
 from lemoe_lab.widgets.inspector_routes import NearAnchor, PromptRoute, explain, summary
@@ -86,40 +86,40 @@ def test_what_a_bypassed_prompt_lacks_is_what_it_takes_to_be_routed(model):
     model.ask(UNRELATED)
     route, router = model.routes()[0], model.session.editor.adaptor.router
     assert route.bypassed and route.slack < 0
-    threshold = router.threshold
+    bypass = router.bypass
     try:
-        router.threshold = threshold + route.slack + 1e-4
+        router.bypass = Threshold.fixed(route.threshold + route.slack + 1e-4)
         assert model.routes()[0].bypassed
-        router.threshold = threshold + route.slack - 1e-4
+        router.bypass = Threshold.fixed(route.threshold + route.slack - 1e-4)
         assert model.routes()[0].expert == route.candidates[0]
     finally:
-        router.threshold = threshold
+        router.bypass = bypass
 
 
 def test_a_routed_prompt_is_bypassed_once_it_loses_its_slack(model):
     model.ask(second_batch_edit(model).rephrases[-1].prompt)
     route, router = model.routes()[0], model.session.editor.adaptor.router
     assert not route.bypassed
-    threshold = router.threshold
+    bypass = router.bypass
     try:
-        router.threshold = threshold + route.slack - 1e-4
+        router.bypass = Threshold.fixed(route.threshold + route.slack - 1e-4)
         assert not model.routes()[0].bypassed
-        router.threshold = threshold + route.slack + 1e-4
+        router.bypass = Threshold.fixed(route.threshold + route.slack + 1e-4)
         assert model.routes()[0].bypassed
     finally:
-        router.threshold = threshold
+        router.bypass = bypass
 
 
 def test_the_runner_up_answers_when_the_anchors_of_the_chosen_expert_are_gone(model):
     model.ask(second_batch_edit(model).prompt)
     route, router = model.routes()[0], model.session.editor.adaptor.router
-    threshold, active = router.threshold, router.memory.active.clone()
+    bypass, active = router.bypass, router.memory.active.clone()
     try:
-        router.threshold = -1.0
+        router.bypass = Threshold.fixed(-1.0)
         router.memory.active &= router.memory.expert != route.expert
         after = model.routes()[0]
     finally:
-        router.threshold = threshold
+        router.bypass = bypass
         router.memory.active.copy_(active)
     assert after.expert == route.runner_up.expert
     lead = route.nearest[0].similarity - after.nearest[0].similarity

@@ -16,7 +16,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-HOME_FOLDER = re.compile(r"/(?:home|root|Users|tmp)/")
+MACHINE_PATH = re.compile(r"/(?:home|root|Users|tmp|site-packages)/")
 MEND = "run `make figures` (or `make tidy-notebooks` if only metadata is to blame)"
 
 
@@ -59,6 +59,10 @@ def test_notebook_has_no_failed_cell(notebook):
     assert not errors
 
 
+def test_notebook_shows_no_warning_or_log(notebook):
+    assert not [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
+
+
 def test_notebook_shows_a_figure_before_it_is_run(notebook):
     assert any("image/png" in output.get("data", {}) for output in outputs(notebook)), MEND
 
@@ -96,4 +100,4 @@ def test_notebook_metadata_is_stripped(path):
 def test_notebook_shows_no_path_of_the_machine_it_ran_on(notebook):
     texts = [text for output in outputs(notebook) for text in shown_text(output)]
 
-    assert not [text for text in texts if HOME_FOLDER.search(text)]
+    assert not [text for text in texts if MACHINE_PATH.search(text)]

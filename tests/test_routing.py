@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from lemoe_lab.routing import AnchorMemory, KVAnchorRouter, ScopedRouter
+from lemoe_lab.calibration import CalibrationSet, rival_similarities, similarity_threshold
+from lemoe_lab.routing import AnchorMemory, KVAnchorRouter, ScopedRouter, Threshold
 
 
 def silu(x: float) -> float:
@@ -46,7 +48,7 @@ def test_rehearsal_loss_falls_when_the_projection_learns_the_old_addresses():
 
 
 def test_scoped_router_sends_a_prompt_to_its_nearest_anchor():
-    router = ScopedRouter(torch.zeros(2), torch.eye(2), threshold=0.9)
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold.fixed(0.9))
     router.grow(torch.tensor([[1.0, 0.0]]), 0)
     router.grow(torch.tensor([[0.0, 1.0]]), 1)
     routes = router.route(torch.tensor([[2.0, 0.1], [0.1, 3.0], [1.0, 1.0]]))
@@ -56,7 +58,7 @@ def test_scoped_router_sends_a_prompt_to_its_nearest_anchor():
 
 def test_a_new_anchor_never_takes_over_an_earlier_prompt():
     torch.manual_seed(0)
-    router = ScopedRouter(torch.zeros(8), torch.eye(8), threshold=0.5)
+    router = ScopedRouter(torch.zeros(8), torch.eye(8), Threshold.fixed(0.5))
     first = torch.randn(20, 8)
     router.grow(first, 0)
     for expert in range(1, 30):
@@ -64,8 +66,43 @@ def test_a_new_anchor_never_takes_over_an_earlier_prompt():
         assert router.route(first).expert.eq(0).all()
 
 
+def test_threshold_is_the_quantile_among_as_many_anchors_as_it_was_calibrated_with():
+    torch.manual_seed(0)
+    data = CalibrationSet(torch.zeros(12, 3, 4), torch.arange(12) // 2, torch.arange(12) % 4)
+    addresses = F.normalize(torch.randn(12, 3, 4), dim=-1)
+    rivals = rival_similarities(addresses, data)
+
+    threshold = similarity_threshold(addresses, data, 0.2)
+
+    for anchors in (1, 12):
+        assert threshold.among(anchors) == pytest.approx(torch.quantile(rivals, 0.8).item())
+    assert threshold.among(24) == pytest.approx(torch.quantile(rivals, 0.9).item())
+    assert threshold.among(120) == pytest.approx(torch.quantile(rivals, 0.98).item())
+
+
+def test_threshold_never_passes_the_most_similar_rival():
+    threshold = Threshold(torch.tensor([0.9, 0.5]), rank=0.5, anchors=10)
+
+    assert threshold.among(10) == pytest.approx(0.7)
+    assert threshold.among(10_000_000) == pytest.approx(0.9)
+
+
+def test_threshold_counts_the_anchors_that_are_not_retired():
+    router = ScopedRouter(
+        torch.zeros(2), torch.eye(2), Threshold(torch.tensor([0.9, 0.5]), rank=1.0, anchors=1)
+    )
+    here, there = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+
+    router.grow(here, 0)
+    router.grow(here, 1)
+    assert router.threshold == pytest.approx(0.5)
+
+    router.grow(there, 2)
+    assert router.threshold == pytest.approx(0.7)
+
+
 def test_router_without_anchors_bypasses_everything():
-    router = ScopedRouter(torch.zeros(2), torch.eye(2), threshold=0.5)
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold.fixed(0.5))
     assert router.route(torch.ones(3, 2)).expert.flatten().tolist() == [-1, -1, -1]
 
 

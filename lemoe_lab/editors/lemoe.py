@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..calibration import calibration_set, scoped_space, similarity_threshold
 from ..edits import EditStream
 from ..host import LayerStates
-from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, single_routes
+from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, Threshold, single_routes
 from .base import named, tensors_of
 from .bypass import BypassConfig, BypassEditor
 
@@ -41,7 +41,9 @@ class LEMoEConfig(BypassConfig):
     value_width
         Size of keys and values, and of the scoped router's addresses.
     false_alarms
-        Share of rival pairs of calibration prompts that may look alike; decides the threshold.
+        Share of rival pairs of calibration prompts that may look alike; decides the similarity
+        that a prompt needs. With more edits than there were calibration facts it falls in
+        proportion, so that a prompt is not taken for some edit more often.
     learning_rate
         Higher than the other adaptors': an expert that trains alone cannot disturb older ones.
     """
@@ -52,7 +54,7 @@ class LEMoEConfig(BypassConfig):
     bypass: bool = False
     insert: bool = True
     value_width: int = Field(64, ge=1)
-    false_alarms: float = Field(2e-4, gt=0, lt=1)
+    false_alarms: float = Field(3.5e-4, gt=0, lt=1)
     learning_rate: float = Field(5e-3, gt=0)
 
     @model_validator(mode="after")
@@ -124,21 +126,20 @@ class LEMoE(BypassEditor):
             state = {"centre": data.features.flatten(0, 1).mean(0)}
             addresses = F.normalize(data.features - state["centre"], dim=-1)
         if scoped or config.bypass:
-            threshold = similarity_threshold(addresses, data, config.false_alarms)
-            state["threshold"] = torch.tensor(threshold, dtype=torch.double)
+            state |= similarity_threshold(addresses, data, config.false_alarms).state()
         return state
 
     def _new_router(self, calibration: dict[str, Tensor]) -> Router:
-        threshold = calibration["threshold"].item() if "threshold" in calibration else None
+        bypass = Threshold.of_state(calibration) if "rivals" in calibration else None
         if self.config.routing == "scoped":
-            return ScopedRouter(calibration["centre"], calibration["projection"], threshold)
+            return ScopedRouter(calibration["centre"], calibration["projection"], bypass)
         return KVAnchorRouter(
             self.host.embedding_width,
             self.config.value_width,
             self.config.seed,
             calibration.get("centre"),
             self.config.centre,
-            threshold,
+            bypass,
         )
 
     # Training

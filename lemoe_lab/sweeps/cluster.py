@@ -125,7 +125,8 @@ def local_cluster(workers: int = 2) -> Iterator[Any]:
             # With a limit Dask writes pickles to the disk and restarts big workers.
             memory_limit=None,
             env=ONE_THREAD,
-            silence_logs=logging.ERROR,
+            # What matters fails a run and is in its outcome; workers that are told to go log more.
+            silence_logs=logging.CRITICAL,
         )
     with cluster:
         yield cluster

@@ -121,7 +121,7 @@ def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute]:
     if routes is None:
         raise ValueError(refusal(editor))
     router, last = router_of(editor), max(0, experts_of(editor) - 1)
-    threshold = _threshold(router)
+    threshold = getattr(router, "threshold", None)
     scores, unit = _scores(router, features, last)
     nearest = _nearest(session, router, features, last)
     return [
@@ -143,12 +143,6 @@ def refusal(editor: Editor) -> str:
         f"{editor.name} does not route: it has no experts, and what it learns acts on every "
         "prompt alike. Inspect a session of LEMoE or of the MoE adaptor."
     )
-
-
-def _threshold(router: Router | None) -> float | None:
-    if isinstance(router, ScopedRouter):
-        return router.threshold
-    return router.bypass if isinstance(router, KVAnchorRouter) else None
 
 
 def _memory(router: Router | None) -> AnchorMemory | None:
