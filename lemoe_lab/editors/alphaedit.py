@@ -27,8 +27,11 @@ class AlphaEditConfig(SpreadConfig):
         A small host has hardly any empty direction, and its threshold is high.
     ridge
         Weight of the squared size of the change; 1 in the paper's equation.
+    clamp
+        Smaller than MEMIT's: as many single edits succeed, and more of a long run is kept.
     """
 
+    clamp: float = Field(1.0, gt=0)
     null_threshold: float = Field(1.0, gt=0)
     relative: bool = True
     ridge: float = Field(20.0, gt=0)

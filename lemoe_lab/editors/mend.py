@@ -55,7 +55,7 @@ class MENDConfig(EditorConfig):
     layer: int | None = Field(None, ge=0)
     rank: int = Field(128, ge=1)
     initial_rate: float = Field(3e-4, gt=0)
-    training_steps: int = Field(60, ge=1)
+    training_steps: int = Field(120, ge=1)
     training_edits: int = Field(20, ge=1)
     batch_sizes: tuple[int, ...] = Field((1, 10), min_length=1)
     learning_rate: float = Field(2e-3, gt=0)

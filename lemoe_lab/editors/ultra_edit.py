@@ -35,7 +35,8 @@ class UltraEditConfig(EditorConfig):
     tokens
         Where hidden states and gradients are taken: where a token of the ``"target"`` is
         predicted, or at ``"all"`` tokens of prompt and target. The published code knows both.
-        On the embedded host ``"all"`` learns single edits as well and spoils much more.
+        On the embedded host ``"all"`` with a step size of 3e-3 learns more of single edits, and
+        keeps less of long runs.
     step_size
         eta. It multiplies squared norms of normalised hidden states, which grow with the host's
         width: the published 1e-6 is for widths of thousands, the default for the embedded host.
