@@ -2,6 +2,8 @@
 
     python benchmarks/seven_b.py --device cuda
     python benchmarks/seven_b.py --device cuda --intermediate 1024
+    python benchmarks/seven_b.py --config 7b --batch-size 4 --steps 2 --rank 16 --calibration 8 \\
+        --tokens 4 --repetitions 2 --intermediate 256        # on a CPU, in minutes
     python benchmarks/seven_b.py --config small
 
 Prints Markdown: what a batch of edits costs to learn and to measure, beside FT-L's, and what
@@ -79,6 +81,7 @@ def measure(
     experts: Sequence[int],
     intermediate: int | None,
     rank: int | None,
+    steps: int | None,
     tokens: int,
     repetitions: int,
     calibration: int,
@@ -86,7 +89,8 @@ def measure(
     """The tables ``learning`` and ``generation``.
 
     ``intermediate`` is the hidden size of experts, ``rank`` that of low-rank ones, which have a row
-    of their own; ``calibration`` is how many facts outside the stream the router is calibrated on.
+    of their own; ``steps`` how many each editor takes at most, and ``calibration`` how many facts
+    outside the stream the router is calibrated on.
     """
     sizes, layer = HOSTS[config]
     host = random_host(sizes, device)
@@ -97,12 +101,13 @@ def measure(
         made = ll.datasets.almanac(edits=edits, batch_size=batch_size, seed=1)
         return made.model_copy(update={"calibration": made.calibration[:calibration]})
 
+    shared = {"layer": layer} if steps is None else {"layer": layer, "steps": steps}
     editors = {
-        f"LEMoE, hidden size {full}": ll.editors.LEMoE(layer=layer, intermediate=full),
-        "FT-L": ll.editors.FineTune(layer=layer),
+        f"LEMoE, hidden size {full}": ll.editors.LEMoE(intermediate=full, **shared),
+        "FT-L": ll.editors.FineTune(**shared),
     }
     if rank is not None:
-        editors[f"LEMoE, rank {rank}"] = ll.editors.LEMoE(layer=layer, expert_rank=rank)
+        editors[f"LEMoE, rank {rank}"] = ll.editors.LEMoE(expert_rank=rank, **shared)
     twice = stream(2 * batch_size, batch_size)
     learned = {name: learning(host, editor, twice) for name, editor in editors.items()}
     small = ll.editors.LEMoE(layer=layer, intermediate=together, steps=1)
@@ -176,6 +181,7 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--intermediate", type=int, help="default: the host's own")
     parser.add_argument("--rank", type=int, help="also learn with low-rank experts")
+    parser.add_argument("--steps", type=int, help="at most so many; default: the editors' own")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--calibration", type=int, default=1000)
