@@ -130,8 +130,19 @@ def rival_similarities(addresses: Tensor, data: CalibrationSet) -> Tensor:
 
 
 def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: float) -> Threshold:
-    """The similarity that a share ``false_alarms`` of rival pairs exceeds, among F anchors."""
+    """The similarity that a share ``false_alarms`` of rival pairs exceeds, among F anchors.
+
+    Raises
+    ------
+    ValueError
+        If no fact has a rival.
+    """
     similarities = rival_similarities(addresses, data).float()
+    if not len(similarities):
+        raise ValueError(
+            "no two calibration facts share a subject or a relation, so nothing shows how alike "
+            "the prompts of different facts look; give the stream some that do"
+        )
     rank = false_alarms * (len(similarities) - 1)
     highest = similarities.topk(min(math.floor(rank) + 2, len(similarities))).values
     return Threshold(highest, rank, anchors=len(addresses))

@@ -80,6 +80,13 @@ def test_threshold_is_the_quantile_among_as_many_anchors_as_it_was_calibrated_wi
     assert threshold.among(120) == pytest.approx(torch.quantile(rivals, 0.98).item())
 
 
+def test_calibration_without_rivals_is_refused():
+    data = CalibrationSet(torch.zeros(3, 2, 4), torch.arange(3), torch.arange(3))
+
+    with pytest.raises(ValueError, match="share a subject or a relation"):
+        similarity_threshold(torch.ones(3, 2, 4), data, 0.1)
+
+
 def test_threshold_never_passes_the_most_similar_rival():
     threshold = Threshold(torch.tensor([0.9, 0.5]), rank=0.5, anchors=10)
 
