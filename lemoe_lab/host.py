@@ -136,6 +136,12 @@ class Host:
         self._editor: object | None = None  # who edits it now
         self._sentence_ends: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"Host({self.name}: {len(self.layers)} layers, width {self.width}, "
+            f"context {self.context} tokens)"
+        )
+
     @property
     def device(self) -> torch.device:
         """Where token ids go: the device of the embeddings."""

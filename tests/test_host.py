@@ -23,6 +23,15 @@ def test_embedded_host_recalls_a_fixed_sample_of_its_facts(host):
     assert right / len(asked) >= 0.99
 
 
+def test_a_host_shown_in_a_notebook_says_what_it_is(host):
+    config = host.model.config
+    layers, width = config.num_hidden_layers, config.hidden_size
+    assert repr(host) == (
+        f"Host(almanac: {layers} layers, width {width}, "
+        f"context {config.max_position_embeddings} tokens)"
+    )
+
+
 def test_padding_never_changes_a_score(host):
     together = host.score(PROMPTS, TARGETS)
     for prompt, target, score in zip(PROMPTS, TARGETS, together, strict=True):
