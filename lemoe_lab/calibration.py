@@ -149,11 +149,25 @@ def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: 
 
 
 def held_out_addresses(data: CalibrationSet, width: int, seed: int, folds: int = 2) -> Tensor:
-    """Addresses (F, P, k) of facts, each from a projection that was fitted without its subject."""
+    """Addresses (F, P, k) of facts, each from a projection that was fitted without its subject.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer subjects than folds.
+    """
     generator = torch.Generator().manual_seed(seed)
-    subjects = data.subject.unique()
-    fold_of = torch.randint(folds, (int(subjects.max()) + 1,), generator=generator)
-    fold = fold_of.to(data.subject.device)[data.subject]
+    known, subject = data.subject.unique(return_inverse=True)
+    subjects = len(known)
+    if subjects < folds:
+        raise ValueError(
+            f"scoped routing calibrates on facts about {folds} subjects or more, and these "
+            f"{len(data.subject)} are about {subjects}; give the stream facts about others too"
+        )
+    fold_of = torch.zeros(subjects, dtype=torch.long)
+    while len(fold_of.unique()) < folds:  # few subjects can all fall into one
+        fold_of = torch.randint(folds, (subjects,), generator=generator)
+    fold = fold_of.to(subject.device)[subject]
     result = torch.empty(*data.features.shape[:2], width, device=data.features.device)
     for index in range(folds):
         centre, projection = fit_projection(data.rows(fold != index), width, seed)

@@ -92,6 +92,20 @@ def test_the_scoped_space_is_fitted_once_for_equal_facts(host, stream):
     assert scoped_space(host, stream.calibration[:-1], **fit) is not space
 
 
+def test_scoped_routing_refuses_to_calibrate_on_one_subject(host, stream):
+    about_one = [f for f in stream.calibration if f.subject == stream.calibration[0].subject]
+    with pytest.raises(ValueError, match="about 2 subjects or more"):
+        scoped_space(host, about_one, layer=4, width=16, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_subjects_are_enough_to_calibrate_on(host, stream, seed):
+    subjects = list(dict.fromkeys(f.subject for f in stream.calibration))[:2]
+    facts = [f for f in stream.calibration if f.subject in subjects]
+    space = scoped_space(host, facts, layer=4, width=16, seed=seed)
+    assert space.addresses.isfinite().all()
+
+
 def test_changed_host_weights_ask_for_a_new_scoped_space(host, stream):
     fit = {"layer": 4, "width": 16, "seed": 0}
     space = scoped_space(host, stream.calibration, **fit)
