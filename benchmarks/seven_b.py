@@ -2,8 +2,6 @@
 
     python benchmarks/seven_b.py --device cuda
     python benchmarks/seven_b.py --device cuda --intermediate 1024
-    python benchmarks/seven_b.py --config 7b --batch-size 1 --steps 2 --rank 16 --calibration 8 \\
-        --experts 1 10 --tokens 4 --repetitions 2 --intermediate 256     # on a CPU, in minutes
     python benchmarks/seven_b.py --config small
 
 Prints Markdown: what a batch of edits costs to learn and to measure, beside FT-L's, and what
