@@ -159,6 +159,13 @@ class Router(nn.Module, ABC):
 
     feature: str
     per_token = False
+    bypass: Threshold | None = None  # only of routers with a memory of anchors
+    memory: AnchorMemory
+
+    @property
+    def threshold(self) -> float | None:
+        """The similarity below which no expert is used now; None: one always is."""
+        return None if self.bypass is None else self.bypass.among(self.memory.count)
 
     @abstractmethod
     def route(self, features: Tensor) -> Routes:
@@ -327,11 +334,6 @@ class KVAnchorRouter(Router):
         self.bypass = bypass
         self.seed = seed
 
-    @property
-    def threshold(self) -> float | None:
-        """The similarity below which no expert is used now; None: one always is."""
-        return None if self.bypass is None else self.bypass.among(self.memory.count)
-
     def address(self, e: Tensor) -> Tensor:
         """Centred e of unit length (N, d): where an edit is stored."""
         return F.normalize(e - self.centre, dim=-1)
@@ -414,11 +416,6 @@ class ScopedRouter(Router):
         self.register_buffer("projection", projection)  # (k, d)
         self.bypass = bypass
         self.memory = AnchorMemory(projection.shape[0])
-
-    @property
-    def threshold(self) -> float:
-        """The similarity below which the input takes the plain FFN now."""
-        return self.bypass.among(self.memory.count)
 
     def address(self, features: Tensor) -> Tensor:
         """Unit vectors (N, k) in the calibrated space."""

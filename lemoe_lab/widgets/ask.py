@@ -136,7 +136,7 @@ def route_of(session: EditSession, prompt: str) -> Route | None:
         expert=chosen[0][0],
         gates=tuple(sorted(gates, key=lambda pair: -pair[1])[:TOP]),
         nearest=tuple(nearest_edits(session, router, features)),
-        threshold=getattr(router, "threshold", None),
+        threshold=None if router is None else router.threshold,
     )
 
 

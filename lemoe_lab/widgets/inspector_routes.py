@@ -121,7 +121,7 @@ def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute]:
     if routes is None:
         raise ValueError(refusal(editor))
     router, last = router_of(editor), max(0, experts_of(editor) - 1)
-    threshold = getattr(router, "threshold", None)
+    threshold = None if router is None else router.threshold
     scores, unit = _scores(router, features, last)
     nearest = _nearest(session, router, features, last)
     return [
