@@ -81,11 +81,15 @@ class LocalityPrompt(_Frozen):
 
 
 class Edit(_Frozen):
-    """One fact to teach: after ``prompt`` the model is to say ``target``."""
+    """One fact to teach: after ``prompt`` the model is to say ``target``.
+
+    ``aliases`` are other answers that are right as well; only ``target`` is trained on.
+    """
 
     id: Text
     prompt: Text
     target: Text
+    aliases: tuple[Text, ...] = ()
     rephrases: tuple[Rephrase, ...] = ()
     locality: tuple[LocalityPrompt, ...] = ()
     old_answer: Whole | None = None
@@ -98,6 +102,11 @@ class Edit(_Frozen):
     @classmethod
     def _stripped(cls, text: str) -> str:
         return text.strip()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every answer that is right, the target first."""
+        return (self.target, *self.aliases)
 
     def model_post_init(self, _context: object) -> None:
         if self.old_answer is not None and normalise(self.old_answer) == normalise(self.target):
