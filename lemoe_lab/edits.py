@@ -9,6 +9,7 @@ Everything here is validated when it is made, immutable afterwards, and knows no
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -22,6 +23,9 @@ from pydantic import (
     field_validator,
 )
 
+from .joining import without_last_blanks
+
+MADE_BY_A_TEMPLATE = re.compile(r"<[^<>\s]+>")  # chat templates begin like that: <s>, <|user|>
 LocalityGroup = Literal["same_subject", "near", "far", "text"]
 
 
@@ -98,10 +102,15 @@ class Edit(_Frozen):
     topic: Whole | None = None
     date: Whole | None = None
 
-    @field_validator("target", "prompt")
+    @field_validator("target")
     @classmethod
     def _stripped(cls, text: str) -> str:
         return text.strip()
+
+    @field_validator("prompt")
+    @classmethod
+    def _without_blanks_around(cls, text: str) -> str:
+        return text if MADE_BY_A_TEMPLATE.match(text) else without_last_blanks(text.lstrip())
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
     host = load_host("almanac")                   # or a Hugging Face id or folder
     host = load_host("org/model", layers="backbone.blocks", ffn="dense")   # with unusual names
+    host = load_host("org/model-instruct", chat=True)                      # asked as in a chat
     host.generate("The prime minister of Gemland is")
 
 Scores and generations run through the model's own modules, so they see whatever is attached.
@@ -27,20 +28,10 @@ from transformers import (
 
 from .architectures import captured_inputs, find_parts, head, of_one_row, run_layer
 from .datasets import data_folder
-from .edits import EditError, normalise, require_whole
+from .edits import EditError, normalise
+from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
 from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """Token ids of a prompt and of the target that is fed in after it (stop token included)."""
-
-    prompt: tuple[int, ...]
-    target: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.target)
 
 
 @dataclass(frozen=True)
@@ -97,16 +88,23 @@ class Host:
     gradient_checkpointing
         Training recomputes the layers above the edited one instead of keeping what they computed:
         less memory, the same losses, more time.
+    chat, joint, stop_token
+        How texts become tokens, see :func:`load_host`.
 
     Attributes
     ----------
     decoder, layers, final_norm
         The model's parts, see :class:`~lemoe_lab.architectures.Parts`.
+    encoding
+        How texts become tokens, see :class:`~lemoe_lab.encoding.Encoding`.
+    stop_token, pad_token
+        Token ids: what ends an answer, and what fills rows up.
 
     Raises
     ------
     ValueError
-        If decoder layers, FFN or final norm cannot be found; the message says what helps.
+        If decoder layers, FFN or final norm cannot be found, or nothing is known to end an answer;
+        the message says what helps.
     """
 
     def __init__(
@@ -120,18 +118,27 @@ class Host:
         ffn: str | None = None,
         final_norm: str | None = None,
         gradient_checkpointing: bool = False,
+        chat: bool | str = False,
+        joint: str | None = None,
+        stop_token: str | int | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.folder = folder
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
         self.gradient_checkpointing = gradient_checkpointing
         parts = find_parts(model, layers, ffn, final_norm)
         self.decoder, self.layers, self.final_norm = parts.decoder, parts.layers, parts.final_norm
         self._ffns = parts.ffns
-        self.stop_token = tokenizer.eos_token_id
+        self.encoding = Encoding(
+            tokenizer,
+            model.get_input_embeddings().weight.shape[0],
+            chat=chat,
+            joint=joint,
+            stop_token=stop_token,
+            model_stop=_stop_of(model),
+        )
+        self.stop_token, self.pad_token = self.encoding.stop_token, self.encoding.pad_token
         self.prompt_lengths: Tensor | None = None  # of the rows being scored, see `prompts_end`
         self._editor: object | None = None  # who edits it now
         self._sentence_ends: Tensor | None = None
@@ -139,7 +146,7 @@ class Host:
     def __repr__(self) -> str:
         return (
             f"Host({self.name}: {len(self.layers)} layers, width {self.width}, "
-            f"context {self.context} tokens)"
+            f"context {self.context} tokens{', chat template' if self.encoding.chat else ''})"
         )
 
     @property
@@ -226,7 +233,9 @@ class Host:
         """Token ids of a prompt; raises :class:`EditError` if it leaves no room in the context."""
         if not prompt.strip():
             raise EditError("the prompt is empty; write the beginning of a sentence")
-        ids = self._tokens(prompt)
+        ids = self.encoding.prompt(prompt)
+        if not ids:
+            raise EditError(f"the tokenizer makes no token of the prompt {prompt[:60]!r}")
         if len(ids) >= self.context:
             raise EditError(
                 f"the prompt {prompt[:60]!r}... has {len(ids)} tokens; {self.name} reads at most "
@@ -235,14 +244,12 @@ class Host:
         return ids
 
     def encode(self, prompt: str, target: str) -> TokenSequence:
-        """A prompt and the target after it, ended by the stop token."""
-        start = self.encode_prompt(prompt)
-        joint = self._tokens(f"{prompt} {target}")
-        if joint[: len(start)] == start:
-            continuation = joint[len(start) :]
-        else:
-            continuation = self._tokens(f" {target}", add_special_tokens=False)
-        sequence = TokenSequence(start, (*continuation, self.stop_token))
+        """A prompt and the target after it, ended by the stop token.
+
+        A blank joins them where the script has blanks, see :func:`lemoe_lab.joining.joint`.
+        """
+        self.encode_prompt(prompt)
+        sequence = self.encoding.pair(prompt, target)
         if len(sequence) > self.context:
             raise EditError(
                 f"the prompt {prompt[:60]!r} and its target have {len(sequence)} tokens; "
@@ -250,18 +257,12 @@ class Host:
             )
         return sequence
 
-    def _tokens(self, text: str, **options: bool) -> tuple[int, ...]:
-        try:
-            return tuple(self.tokenizer(require_whole(text), **options)["input_ids"])
-        except EditError as error:
-            raise EditError(f"the prompt or target {text[:60]!r} {error}") from None
-
     def pad(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Right-padded token ids (B, L); with causal attention padding there changes no score."""
         length = max(map(len, sequences))
         rows = [(*s.prompt, *s.target) for s in sequences]
         return torch.tensor(
-            [row + (self.tokenizer.pad_token_id,) * (length - len(row)) for row in rows],
+            [row + (self.pad_token,) * (length - len(row)) for row in rows],
             device=self.device,
         )
 
@@ -397,7 +398,7 @@ class Host:
         expected: list[str] | None,
     ) -> list[str]:
         length = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
+        pad = self.pad_token
         tokens = torch.tensor([(pad,) * (length - len(r)) + r for r in rows], device=self.device)
         mask = torch.tensor(
             [(0,) * (length - len(r)) + (1,) * len(r) for r in rows], device=self.device
@@ -417,7 +418,7 @@ class Host:
             eos_token_id=self.stop_token,
             stopping_criteria=criteria,
         )
-        texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+        texts = [self.encoding.text(row) for row in output[:, length:].tolist()]
         return [first_sentence(t) if stop else t.strip() for t in texts]
 
     # Features of prompts
@@ -456,6 +457,9 @@ def load_host(
     layers: str | None = None,
     ffn: str | None = None,
     final_norm: str | None = None,
+    chat: bool | str = False,
+    joint: str | None = None,
+    stop_token: str | int | None = None,
 ) -> Host:
     """Load the embedded host (``"almanac"``), a folder, or a model of the Hugging Face hub.
 
@@ -470,13 +474,26 @@ def load_host(
         Only for models in which they are not found: the paths of the list of decoder layers
         (``"model.layers"``), of the feed-forward network inside a layer (``"mlp"``), and of the
         norm after the last layer (``"model.norm"``).
+    chat
+        For chat and instruct models: every prompt is asked as the only message of a user. True
+        wraps it in the tokenizer's own chat template, a text in this template (Jinja, or the name
+        of one of several). An answer ends with what ends the assistant's turn. A prompt that begins
+        with a special token counts as wrapped already. Features of a prompt are those of the whole
+        wrapped text: its last token is the template's, its mean embedding contains the template.
+        A template that writes the date asks otherwise tomorrow; give the text of one that does not.
+    joint
+        What stands between prompts and targets: None puts a blank where the script has blanks and
+        the prompt does not end with a line break, an opening quote or a bracket.
+    stop_token
+        What ends an answer, the text or id of one token, where tokenizer and template do not say.
 
     Raises
     ------
     OSError
         From transformers, if the model can neither be found on disk nor fetched.
     ValueError
-        If parts of the model are not found; the message says what to pass.
+        If parts of the model are not found, the tokenizer has no chat template, or nothing is known
+        to end an answer; the message says what to pass.
     """
     folder = data_folder() / "host" if str(name) == "almanac" else name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map)
@@ -491,7 +508,17 @@ def load_host(
         ffn=ffn,
         final_norm=final_norm,
         gradient_checkpointing=gradient_checkpointing,
+        chat=chat,
+        joint=joint,
+        stop_token=stop_token,
     )
+
+
+def _stop_of(model: PreTrainedModel) -> int | None:
+    """The (first) EOS token that the model's own configuration names."""
+    stop = getattr(model.generation_config, "eos_token_id", None)
+    stop = model.config.get_text_config().eos_token_id if stop is None else stop
+    return stop[0] if isinstance(stop, list | tuple) else stop
 
 
 def target_places(sequences: Sequence[TokenSequence], length: int) -> Tensor:
