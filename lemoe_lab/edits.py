@@ -51,8 +51,18 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def trimmed_prompt(prompt: str) -> str:
+    """A prompt without the blanks around it.
+
+    Line breaks at its end stay, for an answer may begin on a new line, and so does everything in a
+    text that a chat template made.
+    """
+    return prompt if MADE_BY_A_TEMPLATE.match(prompt) else without_last_blanks(prompt.lstrip())
+
+
 Whole = Annotated[str, AfterValidator(require_whole)]
 Text = Annotated[Whole, AfterValidator(_not_blank)]
+Prompt = Annotated[Text, AfterValidator(trimmed_prompt)]
 
 
 class _Frozen(BaseModel):
@@ -68,7 +78,7 @@ class _Frozen(BaseModel):
 class Rephrase(_Frozen):
     """Another way to ask for the new target: ``light`` or ``strong`` rewording."""
 
-    prompt: Text
+    prompt: Prompt
     group: Literal["light", "strong"] = "light"
 
 
@@ -79,7 +89,7 @@ class LocalityPrompt(_Frozen):
     greedy answer. For the group ``text`` it is the passage that follows ``prompt``.
     """
 
-    prompt: Text
+    prompt: Prompt
     group: LocalityGroup
     target: Text | None = None
 
@@ -91,7 +101,7 @@ class Edit(_Frozen):
     """
 
     id: Text
-    prompt: Text
+    prompt: Prompt
     target: Text
     aliases: tuple[Text, ...] = ()
     rephrases: tuple[Rephrase, ...] = ()
@@ -106,11 +116,6 @@ class Edit(_Frozen):
     @classmethod
     def _stripped(cls, text: str) -> str:
         return text.strip()
-
-    @field_validator("prompt")
-    @classmethod
-    def _without_blanks_around(cls, text: str) -> str:
-        return text if MADE_BY_A_TEMPLATE.match(text) else without_last_blanks(text.lstrip())
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -130,7 +135,7 @@ class CalibrationFact(_Frozen):
 
     subject: Text
     relation: Text
-    prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1)]
 
 
 class EditBatch(_Frozen):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from textwrap import shorten
 
 from transformers import PreTrainedTokenizerBase
 
@@ -100,6 +101,15 @@ class Encoding:
         options = {"chat": chat, "joint": self.joint, "stop_token": self._given_stop}
         return {name: value for name, value in options.items() if value is not None}
 
+    def difference(self, options: dict[str, str | int]) -> str:
+        """What these ``options`` of what was made with some host have other than this one's.
+
+        The end of a sentence; empty if they are the same.
+        """
+        if options == self.options:
+            return ""
+        return f"was made with {_described(options)}, and this host has {_described(self.options)}"
+
     @property
     def start_token(self) -> int:
         """What opens a text from nothing: the start token, or what ends the text before."""
@@ -118,6 +128,10 @@ class Encoding:
         if self.chat:
             return Written(self.chat.wrap(prompt), True)
         return Written(prompt if self.joint == "" else without_last_blanks(prompt), False)
+
+    def after(self, opening: str, prompt: str) -> str:
+        """A prompt with other text before it; one that is wrapped already takes none."""
+        return prompt if prompt.startswith(self._special_texts) else opening + prompt
 
     def joint_of(self, written: Written, target: str) -> str:
         """What stands between a prompt, as it was written, and its target."""
@@ -283,6 +297,11 @@ class Encoding:
             return self.tokenizer.convert_tokens_to_ids(text)
         ids = self._continuation("a", self._bare("a"), text)
         return ids[0] if len(ids) == 1 else None
+
+
+def _described(options: dict[str, str | int]) -> str:
+    parts = [f"{name}={shorten(repr(value), 80)}" for name, value in options.items()]
+    return " and ".join(parts) or "no chat template (chat=False)"
 
 
 def _common_start(beginning: str, text: str) -> int:

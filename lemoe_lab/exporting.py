@@ -102,6 +102,7 @@ def _describe(host: Host, editor: Editor, stream: EditStream, tensors: str) -> E
         batches=editor.steps,
         order=stream.order,
         tensors_sha256=tensors,
+        encoding=host.encoding.options,
     )
 
 
@@ -193,6 +194,7 @@ def model_card(config: ExportConfig, scores: pd.DataFrame) -> str:
         scores=_markdown(scores),
         source=source,
         dtype=base.dtype,
+        chat=CHAT if "chat" in config.encoding else "",
         merged=WITHIN if config.changed_tensors else BESIDE,
     )
 
@@ -250,7 +252,7 @@ with lemoe_lab.load_adaptor(model, "path/to/this/folder"):
     ask("...", do_sample=False)
 ```
 
-After the `with` block the model is what it was.
+After the `with` block the model is what it was.{chat}
 
 ## What is not included
 
@@ -262,6 +264,11 @@ After the `with` block the model is what it was.
 - A merged checkpoint. {merged}
 """
 
+CHAT = """
+
+The prompts were taught as messages of a user. Write yours in the chat template in
+`adapter_config.json` (under `encoding`): `tokenizer.apply_chat_template(messages,
+chat_template=..., add_generation_prompt=True)`."""
 BESIDE = """\
 What is added, if anything, depends on the prompt, and no single weight
   matrix gives the same answers; inputs that take the plain model would no longer keep every bit."""

@@ -73,6 +73,7 @@ class ExportConfig(BaseModel):
     ``method`` and ``settings`` name the editor, ``layer`` is the lowest layer it changes;
     ``experts`` is 0 and ``routing`` None of methods without an adaptor. ``changed_tensors`` names
     the weights of the base model that are replaced, none if the edits stand beside them.
+    ``encoding`` holds ``chat``, ``joint`` and ``stop_token`` of the host, where they were given.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -93,6 +94,7 @@ class ExportConfig(BaseModel):
     batches: int
     order: str
     tensors_sha256: str
+    encoding: dict[str, str | int] = {}
 
 
 class LoadedAdaptor:
@@ -142,7 +144,7 @@ def load_adaptor(
     model: PreTrainedModel,
     path: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    **parts: str,
+    **parts: str | int | bool,
 ) -> LoadedAdaptor:
     """Put exported edits onto the model that they were made on.
 
@@ -165,7 +167,8 @@ def load_adaptor(
         Of the model; None: the one saved beside it on this machine.
     parts
         ``layers``, ``ffn`` and ``final_norm`` of a model with unusual names, as for
-        :func:`lemoe_lab.load_host`.
+        :func:`lemoe_lab.load_host`. ``adaptor.host`` asks inside the chat template that the edits
+        were made with; for ``model.generate`` apply it to your prompts.
 
     Raises
     ------
@@ -190,7 +193,9 @@ def load_adaptor(
     with ExitStack() as undo:
         undo.enter_context(_restored_modes(model))
         name = model.name_or_path or config.base_model.name
-        host = Host(model, tokenizer, name, **parts)
+        host = Host(model, tokenizer, name, **(config.encoding | parts))
+        if difference := host.encoding.difference(config.encoding):
+            raise ValueError(f"{folder} {difference}; leave chat, joint and stop_token out")
         _require_same(host, config, folder)
         try:
             undo.callback(_apply(host, config, state))

@@ -1,9 +1,8 @@
-"""Where prompts end, and where their subjects are, in tokens.
+"""Where prompts end, in tokens.
 
     ends = PromptEnds(host)
     handle = ends.attach()
     ends.current                                  # inside a forward pass: (B,), or None
-    subject_span(host, "The capital of Gemland is", "Gemland")      # (3, 6)
 
 Targets that are fed in and tokens that were generated are no part of a prompt.
 """
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .edits import Edit, EditError
 from .host import Host
 
 
@@ -65,37 +63,3 @@ class PromptEnds:
         if self.host.prompt_lengths is not None:
             return self.host.prompt_lengths - 1
         return self._last
-
-
-def subject_span(host: Host, prompt: str, subject: str) -> tuple[int, int]:
-    """First token of the subject in a prompt, and the token after its last one.
-
-    Raises
-    ------
-    EditError
-        If the prompt does not contain the subject.
-    """
-    start = prompt.lower().rfind(subject.lower())
-    if start < 0:
-        raise EditError(
-            f"the prompt {prompt!r} does not contain the subject {subject!r}; "
-            "write the subject into the prompt exactly as it is named"
-        )
-    host.encode_prompt(prompt)
-    offsets = host.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    end = start + len(subject)
-    inside = [i for i, (left, right) in enumerate(offsets) if left < end and right > start]
-    return inside[0], inside[-1] + 1
-
-
-def edit_subject_span(host: Host, edit: Edit) -> tuple[int, int]:
-    """:func:`subject_span` of an edit's prompt; its errors name the edit."""
-    if edit.subject is None:
-        raise EditError(
-            f"edit {edit.id!r} has no subject, and this method edits at the subject's last token; "
-            'give the edit subject="..." as it stands in the prompt, or take another method'
-        )
-    try:
-        return subject_span(host, edit.prompt, edit.subject)
-    except EditError as error:
-        raise EditError(f"edit {edit.id!r}: {error}") from None

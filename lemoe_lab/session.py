@@ -30,7 +30,6 @@ REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds", "peak_byte
 
 
 ANY_ANSWER = "?"  # stands for what the unedited host will say to a locality prompt
-SPECIAL_TOKENS = 8  # at most this many are put around a text
 
 
 @dataclass
@@ -338,7 +337,11 @@ class EditSession:
         with self.editor.unedited():
             fingerprint = self.host.fingerprint()
         return {
-            "host": {"name": self.host.name, "fingerprint": fingerprint},
+            "host": {
+                "name": self.host.name,
+                "fingerprint": fingerprint,
+                "encoding": self.host.encoding.options,
+            },
             "editor": {
                 "class": type(self.editor).__name__,
                 "settings": self.editor.config.model_dump(mode="json"),
@@ -363,16 +366,20 @@ class EditSession:
         Raises
         ------
         RunError
-            If a file is damaged, or the host is not the one that was edited.
+            If a file is damaged, or the host is not the one that was edited or has another chat
+        template.
         """
         run = RunFolder(folder)
         config = run.config()
-        host = host or load_host(config["host"]["name"])
+        encoding = config["host"].get("encoding", {})
+        host = host or load_host(config["host"]["name"], **encoding)
         if host.fingerprint() != config["host"]["fingerprint"]:
             raise RunError(
                 f"{folder} edits the host {config['host']['name']!r}, whose weights are not those "
                 f"of {host.name!r}; pass the host that the run was made with"
             )
+        if difference := host.encoding.difference(encoding):
+            raise RunError(f"the run {folder} {difference}; leave out host=, or load it like that")
         session = cls.__new__(cls)
         editor = getattr(editors, config["editor"]["class"])(**config["editor"]["settings"])
         session.host, session.editor, session.progress = host, editor, True
@@ -437,10 +444,9 @@ def check_batch(host: Host, batch: EditBatch) -> None:
         asked += [(rephrase.prompt, edit.target) for rephrase in edit.rephrases]
         asked += [(other.prompt, other.target or ANY_ANSWER) for other in edit.locality]
         for prompt, target in asked:
-            if len(f"{prompt} {target}".encode()) + SPECIAL_TOKENS < host.context:
-                continue  # no tokenizer makes more tokens than bytes
             try:
-                host.encode(prompt, target)
+                if host.encoding.most_tokens(prompt, target) >= host.context:
+                    host.encode(prompt, target)
             except EditError as error:
                 raise EditError(f"edit {edit.id!r}: {error}") from error
 

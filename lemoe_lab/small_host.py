@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .edits import EditStream
 from .host import Host
+from .joining import joined
 from .pretrain import (
     PretrainConfig,
     Row,
@@ -98,8 +99,8 @@ def known_texts(stream: EditStream) -> list[str]:
     texts = []
     for edit in stream.edits:
         prompts = [edit.prompt, *(rephrase.prompt for rephrase in edit.rephrases)]
-        texts += [f"{prompt} {edit.old_answer or ''}" for prompt in prompts]
-        texts += [f"{asked.prompt} {asked.target or ''}" for asked in edit.locality]
+        texts += [joined(prompt, edit.old_answer or "") for prompt in prompts]
+        texts += [joined(asked.prompt, asked.target or "") for asked in edit.locality]
     texts += [prompt for fact in stream.calibration for prompt in fact.prompts]
     return list(dict.fromkeys(text.strip() for text in texts))
 

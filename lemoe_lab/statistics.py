@@ -53,7 +53,7 @@ class TextSample:
         """Token ids of every text, its start token included."""
         if self.texts:
             limit = host.context
-            return [tuple(host.tokenizer(text)["input_ids"][:limit]) for text in self.texts]
+            return [host.encoding.plain(text)[:limit] for text in self.texts]
         return own_text(host, self.tokens, self.length, self.seed)
 
     def key(self) -> str:
@@ -93,9 +93,7 @@ def _sampled(
 
     It ends early once every text has a stop token; ``never`` is a token that is not written.
     """
-    start = host.tokenizer.bos_token_id
-    start = host.stop_token if start is None else start
-    tokens = torch.full((count, 1), start)
+    tokens = torch.full((count, 1), host.encoding.start_token)
     stopped = torch.zeros(count, dtype=torch.bool)
     cache = None
     while tokens.shape[1] < min(length, host.context) and not stopped.all():

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from ..edits import Edit, EditBatch
 from ..host import Host, LayerStates, TokenSequence
-from ..prompts import edit_subject_span, subject_span
 from ..statistics import TextSample, recorded
+from ..subjects import edit_subject_span, subject_span
 from .base import EditorConfig, OnStep
 
 
@@ -163,7 +163,7 @@ def look_up(
     prompts = [(edit.prompt, edit.subject) for edit in batch]
     for ids in openings.tolist():
         opening = host.tokenizer.decode(ids, skip_special_tokens=True).strip(" .\n")
-        later = [(f"{opening}. {edit.prompt}", edit.subject) for edit in batch]
+        later = [(host.encoding.after(f"{opening}. ", edit.prompt), edit.subject) for edit in batch]
         rows += [
             host.encode(prompt, edit.target) for (prompt, _), edit in zip(later, batch, strict=True)
         ]

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..architectures import ATTENTION_NAMES, find_attention
 from ..edits import CalibrationFact, Edit, EditError
 from ..host import Host, TokenSequence
-from ..prompts import subject_span
+from ..subjects import subject_span
 from .bootstrap import interval, mean
 
 Part = Literal["state", "ffn", "attention"]

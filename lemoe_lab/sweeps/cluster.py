@@ -198,21 +198,22 @@ class WorkerHosts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loaded: dict[tuple[str, str, str], Host] = {}
+        self._loaded: dict[tuple, Host] = {}
 
     @contextmanager
     def lent(self, run: Run) -> Iterator[Host]:
         """The host of a run. It is kept only if the run ends well, else it is loaded anew."""
         wanted = (run.host, run.device, run.dtype)
+        kept_as = (*wanted, *sorted(run.encoding.items()))
         with self._lock:
-            host = self._loaded.pop(wanted, None) or load_host(*wanted)
+            host = self._loaded.pop(kept_as, None) or load_host(*wanted, **run.encoding)
             if run.fingerprint not in (None, host.fingerprint()):
                 raise RuntimeError(
                     f"the host {run.host!r} has other weights on this worker than where the sweep "
                     "was started; give both the same files"
                 )
             yield host
-            self._loaded[wanted] = host
+            self._loaded[kept_as] = host
 
 
 def _hosts_of_this_worker() -> WorkerHosts:

@@ -107,8 +107,8 @@ class Run(_Plain):
     probes
         Probes to ask before the session closes, by name: those of ``lemoe_lab.probes`` that take
         sessions, and ``similarity``.
-    host, device, dtype
-        The arguments of ``load_host``.
+    host, device, dtype, encoding
+        The arguments of ``load_host``; ``encoding`` holds chat, joint and stop_token.
     fingerprint
         What ``Host.fingerprint`` must return for the run to be computed; None trusts the name.
     """
@@ -126,6 +126,7 @@ class Run(_Plain):
     fingerprint: str | None = None
     device: str = "cpu"
     dtype: str = "auto"
+    encoding: dict[str, str | int] = {}
 
     @field_validator("editor", "planner", mode="before")
     @classmethod
@@ -155,7 +156,8 @@ class Run(_Plain):
     @cached_property
     def key(self) -> str:
         """A hash of all that decides the result: settings, edits, host, version of the library."""
-        content = self.model_dump(mode="json", exclude={"label", "stream"})
+        left_out = {"label", "stream"} if self.encoding else {"label", "stream", "encoding"}
+        content = self.model_dump(mode="json", exclude=left_out)
         content["stream"] = hashlib.sha256(self.given.model_dump_json().encode()).hexdigest()
         content["version"] = version("lemoe-lab")
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -245,6 +247,7 @@ def grid(
         "fingerprint": host.fingerprint(),
         "device": str(host.device),
         "dtype": str(host.model.dtype).removeprefix("torch."),
+        "encoding": host.encoding.options,
         "merged": merged,
         "keep": tuple(keep),
         "immediate": tuple(immediate),

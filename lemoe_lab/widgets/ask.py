@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..editors import Editor
-from ..edits import Edit
+from ..edits import Edit, trimmed_prompt
 from ..routing import BYPASS, AnchorMemory, Router
 from ..session import EditSession
 from .track import Track
@@ -95,7 +95,7 @@ def ask(session: EditSession, prompt: str) -> Answer:
     EditError
         If the prompt is empty or too long for the host.
     """
-    prompt = prompt.strip()
+    prompt = trimmed_prompt(prompt)
     host = session.host
     host.encode_prompt(prompt)
     with session.editor.unedited():

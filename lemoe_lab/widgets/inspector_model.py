@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..edits import Edit, EditError
+from ..edits import Edit, EditError, trimmed_prompt
 from ..probes.gather import walk_back
 from ..routing import BYPASS
 from ..session import EditSession
@@ -159,7 +159,7 @@ class InspectorModel:
         EditError
             If the prompt is empty or too long, or if there is no letter left for it.
         """
-        prompt = prompt.strip()
+        prompt = trimmed_prompt(prompt)
         if any(known.prompt == prompt for known in self.asked):
             return
         if len(self.asked) == MOST_PROMPTS:

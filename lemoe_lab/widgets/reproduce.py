@@ -13,6 +13,7 @@ from ..edits import Edit, EditError, EditStream
 from .choices import AS_GIVEN, PLANNERS, keeps_batches
 
 if TYPE_CHECKING:
+    from ..host import Host
     from .stepper_model import StepperModel
 
 ALMANAC_KINDS = ("update", "new", "mixed")
@@ -26,7 +27,7 @@ def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
     ``stream_file`` is read where no call makes the stream; :func:`needs_file` tells.
     """
     source, choice = almanac_call(model.source), model.choice
-    lines = ["import lemoe_lab as ll", "", f"host = ll.load_host({model.session.host.name!r})"]
+    lines = ["import lemoe_lab as ll", "", f"host = {_loading(model.session.host)}"]
     if source is None:
         lines.insert(0, "from pathlib import Path\n")
         text = f'Path({stream_file!r}).read_text(encoding="utf-8")'
@@ -38,6 +39,14 @@ def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
         lines += _joining(step, edit)
     lines.append(f"session.jump({model.steps})")
     return "\n".join(lines) + "\n"
+
+
+def _loading(host: Host) -> str:
+    options = host.encoding.options
+    if options.get("chat", "") == host.tokenizer.chat_template:
+        options["chat"] = True
+    arguments = [repr(host.name), *(f"{name}={value!r}" for name, value in options.items())]
+    return f"ll.load_host({', '.join(arguments)})"
 
 
 def needs_file(source: EditStream) -> bool:

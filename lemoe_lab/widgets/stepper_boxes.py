@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ipywidgets
 
+from ..edits import trimmed_prompt
 from . import export
 from .answers import answer_html, edit_html
 from .ask import Answer
@@ -88,7 +89,7 @@ class AskBox:
 
     def follow(self) -> None:
         """Ask the last question again."""
-        if self.answer and self.answer.prompt == self.prompt.value.strip():
+        if self.answer and self.answer.prompt == trimmed_prompt(self.prompt.value):
             self._show()
 
     def _show(self) -> None:
