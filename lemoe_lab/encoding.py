@@ -184,7 +184,7 @@ class Encoding:
         """
         written = self.written(prompt)
         opening = [(0, 0)] * len(self._opening(written))
-        if self.tokenizer.is_fast:
+        if getattr(self.tokenizer, "is_fast", False):
             encoded = self.tokenizer(
                 written.text, add_special_tokens=False, return_offsets_mapping=True
             )
