@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from textwrap import shorten
 
 from transformers import PreTrainedTokenizerBase
@@ -20,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from .chat import Chat
 from .edits import EditError, require_whole
 from .joining import joint, without_last_blanks
+from .token_places import decoded_places
 
 ANCHORS = ("\n", ":", "a")  # texts whose last token rarely grows into what follows
 MARGIN = 4  # tokens beyond a text's bytes: the stop token, a blank that a tokenizer puts before it
-BROKEN = "\ufffd"  # what half a character is decoded to
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ class Encoding:
         What ends an answer, as text or id; None: what the chat template writes after an answer,
         else the tokenizer's EOS token, else ``model_stop``.
     model_stop
-        The EOS token of the model's own configuration, if it has one.
+        The EOS token of the model's own configuration, if it has one; it counts if the tokenizer
+        calls it special.
 
     Attributes
     ----------
@@ -122,7 +122,14 @@ class Encoding:
         """The text that the model reads for a prompt.
 
         Plain prompts lose the blanks at their end: ``joint`` puts them before the target.
+
+        Raises
+        ------
+        EditError
+            If the prompt is empty, or the chat template fails on it.
         """
+        if not prompt.strip():
+            raise EditError("the prompt is empty; write the beginning of a sentence")
         if prompt.startswith(self._special_texts):
             return Written(prompt, True)
         if self.chat:
@@ -146,9 +153,9 @@ class Encoding:
     # Tokens
 
     def prompt(self, prompt: str) -> tuple[int, ...]:
-        """Token ids of a prompt."""
+        """Token ids of a prompt; raises :class:`EditError` if there are none."""
         written = self.written(prompt)
-        return (*self._opening(written), *self._bare(written.text))
+        return (*self._opening(written), *self._prompt_tokens(written))
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Token ids of a text that nobody asks, as the model reads running text."""
@@ -164,7 +171,7 @@ class Encoding:
             If the tokenizer makes nothing of the target, or the model has no embedding for a token.
         """
         written = self.written(prompt)
-        start = self._bare(written.text)
+        start = self._prompt_tokens(written)
         continuation = self._continuation(
             written.text, start, self.joint_of(written, target) + target
         )
@@ -189,7 +196,7 @@ class Encoding:
                 written.text, add_special_tokens=False, return_offsets_mapping=True
             )
             return written.text, opening + encoded["offset_mapping"]
-        text, places = self._decoded_places(self._bare(written.text))
+        text, places = decoded_places(self.tokenizer, self._bare(written.text))
         return text, opening + places
 
     def text(self, ids: Sequence[int]) -> str:
@@ -199,13 +206,20 @@ class Encoding:
             ids = ids[: ids.index(self.stop_token)]
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
+    def _prompt_tokens(self, written: Written) -> tuple[int, ...]:
+        ids = self._bare(written.text)
+        if not ids:
+            raise EditError(f"the tokenizer makes no token of the prompt {written.text[:60]!r}")
+        return ids
+
     def _continuation(self, text: str, start: tuple[int, ...], rest: str) -> tuple[int, ...]:
         """Token ids of ``rest`` after a prompt whose tokens are ``start``.
 
         Where the last token of the prompt would grow into the target, the target is read on its
         own, but not as the beginning of a text, before which many tokenizers put a blank.
         """
-        for anchor, before in [(text, start)] + [(a, self._bare(a)) for a in ANCHORS]:
+        for anchor in (text, *ANCHORS):
+            before = start if anchor is text else self._bare(anchor)
             together = self._bare(anchor + rest)
             if before and together[: len(before)] == before:
                 return together[len(before) :]
@@ -241,18 +255,6 @@ class Encoding:
             )
         return ids
 
-    def _decoded_places(self, ids: tuple[int, ...]) -> tuple[str, list[tuple[int, int]]]:
-        """The text of tokens and the characters of each, from how the text grows with them."""
-        text = self._decoded(ids)
-        ends = [0]
-        for count in range(1, len(ids) + 1):
-            ends.append(max(ends[-1], _common_start(self._decoded(ids[:count]), text)))
-        # Each of several tokens that make one character covers it.
-        return text, [(a, max(b, a + 1)) for a, b in pairwise(ends)]
-
-    def _decoded(self, ids: tuple[int, ...]) -> str:
-        return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
-
     # Special tokens
 
     @cached_property
@@ -260,6 +262,11 @@ class Encoding:
         added = self.tokenizer.added_tokens_decoder.values()
         special = {str(token) for token in added if token.special}
         return tuple(filter(None, {*special, *self.tokenizer.all_special_tokens}))
+
+    @property
+    def _special_ids(self) -> set[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {number for number, token in added if token.special}
 
     def _has(self, token: int | None) -> bool:
         """Whether the model has an embedding for a token."""
@@ -274,6 +281,9 @@ class Encoding:
                     f"single token, or an id below {self.vocabulary}"
                 )
             return token
+        # A configuration that was never set names any token; one that ends texts is special.
+        if model_stop not in self._special_ids:
+            model_stop = None
         known = (self._end_of_turn(), self.tokenizer.eos_token_id, model_stop)
         for token in filter(self._has, known):
             return token
@@ -302,10 +312,3 @@ class Encoding:
 def _described(options: dict[str, str | int]) -> str:
     parts = [f"{name}={shorten(repr(value), 80)}" for name, value in options.items()]
     return " and ".join(parts) or "no chat template (chat=False)"
-
-
-def _common_start(beginning: str, text: str) -> int:
-    """How many characters of ``text`` its decoded beginning already shows."""
-    beginning = beginning.rstrip(BROKEN)
-    pairs = zip(beginning, text, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(beginning), len(text)))

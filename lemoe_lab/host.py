@@ -231,16 +231,8 @@ class Host:
 
     def encode_prompt(self, prompt: str) -> tuple[int, ...]:
         """Token ids of a prompt; raises :class:`EditError` if it leaves no room in the context."""
-        if not prompt.strip():
-            raise EditError("the prompt is empty; write the beginning of a sentence")
         ids = self.encoding.prompt(prompt)
-        if not ids:
-            raise EditError(f"the tokenizer makes no token of the prompt {prompt[:60]!r}")
-        if len(ids) >= self.context:
-            raise EditError(
-                f"the prompt {prompt[:60]!r}... has {len(ids)} tokens; {self.name} reads at most "
-                f"{self.context}; shorten it"
-            )
+        self._require_room(prompt, ids)
         return ids
 
     def encode(self, prompt: str, target: str) -> TokenSequence:
@@ -248,14 +240,21 @@ class Host:
 
         A blank joins them where the script has blanks, see :func:`lemoe_lab.joining.joint`.
         """
-        self.encode_prompt(prompt)
         sequence = self.encoding.pair(prompt, target)
+        self._require_room(prompt, sequence.prompt)
         if len(sequence) > self.context:
             raise EditError(
                 f"the prompt {prompt[:60]!r} and its target have {len(sequence)} tokens; "
                 f"{self.name} reads at most {self.context}; shorten one of them"
             )
         return sequence
+
+    def _require_room(self, prompt: str, ids: tuple[int, ...]) -> None:
+        if len(ids) >= self.context:
+            raise EditError(
+                f"the prompt {prompt[:60]!r}... has {len(ids)} tokens; {self.name} reads at most "
+                f"{self.context}; shorten it"
+            )
 
     def pad(self, sequences: Sequence[TokenSequence]) -> Tensor:
         """Right-padded token ids (B, L); with causal attention padding there changes no score."""
