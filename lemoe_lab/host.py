@@ -515,8 +515,10 @@ def load_host(
 
 def _stop_of(model: PreTrainedModel) -> int | None:
     """The (first) EOS token that the model's own configuration names."""
-    stop = getattr(model.generation_config, "eos_token_id", None)
-    stop = model.config.get_text_config().eos_token_id if stop is None else stop
+    generation = getattr(model, "generation_config", None)
+    stop = getattr(generation, "eos_token_id", None)
+    if stop is None:
+        stop = getattr(model.config.get_text_config(), "eos_token_id", None)
     return stop[0] if isinstance(stop, list | tuple) else stop
 
 
