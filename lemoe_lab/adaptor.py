@@ -7,24 +7,25 @@
 
     h = FFN(x) + scale * sum_i g(i|e) f_i(x)                 (LEMoE, arXiv 2406.20030, eq. 2)
 
-It hangs on two hooks and adds nothing to the host's module tree. The route of a whole input is
-decided once, from its prompt; while decoding with a cache the route of the prompt is kept.
+It adds nothing to the host's module tree. The route of a whole input is decided once, from its
+prompt, and kept while it is answered.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from .feed_forward import Handles, is_mixture, linears, sizes, standalone
+from .feed_forward import is_mixture, linears, sizes, standalone
+from .hooks import Detach, Prompt, PromptGate, last_of
 from .host import Host
-from .prompts import last_tokens, prompt_mask
 from .routing import BYPASS, Router, Routes
 from .stacked import stack
 
@@ -216,24 +217,31 @@ class BypassMoE(nn.Module):
         self.router = router
         self.experts = nn.ModuleList()
         self.scale = scale
-        self.routes: Routes | None = None  # of the rows of the current forward pass
-        self._pinned = False
-        self._last_prompt_token: Tensor | None = None
+        self.routes: Routes | None = None  # of the prompts that were decided last
         self._dispatched: Dispatch | None = None
+        self._gate: PromptGate | None = None
 
-    def _edited(self, x: Tensor, output: Tensor) -> Tensor:
+    def _decide(self, x: Tensor, prompt: Prompt, embedding: nn.Module) -> Routes | None:
+        """Routes (B) of prompts, from the FFN's input x (B, L, d) or from what the decoder read."""
+        if not len(self.experts):
+            return None
+        if self.router.feature == "embedding":
+            features = _mean_embedding(prompt, embedding)
+        else:
+            features = last_of(x, prompt)
+        self.routes = self.router.route(self._beside_router(features))
+        return self.routes
+
+    def _with_experts(
+        self, x: Tensor, output: Tensor, routes: Routes, _prompt: Prompt | None
+    ) -> Tensor:
         """The FFN's output (B, L, d) with whatever the routes of its input x (B, L, d) add."""
-        if not len(self.experts) or (self._pinned and self.routes is None):
+        if not len(self.experts):
             return output
-        if self.router.per_token:
-            routes = self.router.route(self._beside_router(x.flatten(0, 1)))  # B * L rows
-            flat = self.combine(x.flatten(0, 1), output.flatten(0, 1), routes)
-            return flat.unflatten(0, x.shape[:2])
-        if self.routes is None:
-            rows = torch.arange(x.shape[0], device=x.device)
-            prompt_state = x[rows, self._last_prompt_token.to(x.device)]
-            self.routes = self.router.route(self._beside_router(prompt_state))
-        return self.combine(x, output, self.routes)
+        if not self.router.per_token:
+            return self.combine(x, output, routes)
+        routes = self.router.route(self._beside_router(x.flatten(0, 1)))  # B * L rows
+        return self.combine(x.flatten(0, 1), output.flatten(0, 1), routes).unflatten(0, x.shape[:2])
 
     def _beside_router(self, features: Tensor) -> Tensor:
         """Features in float32, where the router is: a device map may put the layer elsewhere."""
@@ -282,12 +290,11 @@ class BypassMoE(nn.Module):
     @contextmanager
     def pinned(self, routes: Routes | None) -> Iterator[None]:
         """Use these routes for the rows of every forward pass (None: the plain host)."""
-        before = self.routes, self._pinned
-        self.routes, self._pinned = routes, True
+        assert self._gate is not None
         try:
-            yield
+            with self._gate.overridden(routes):
+                yield
         finally:
-            self.routes, self._pinned = before
             self._dispatched = None
 
     @contextmanager
@@ -299,34 +306,29 @@ class BypassMoE(nn.Module):
         finally:
             detach()
 
-    def attach(self, host: Host, layer: int) -> Detach:
-        """Hang the adaptor on the host; calling the result takes it off without trace."""
-        ffn = host.ffn(layer)
-        embedding = host.model.get_input_embeddings()
+    def attach(
+        self, host: Host, layer: int, version: Callable[[], Hashable] | None = None
+    ) -> Detach:
+        """Hang the adaptor on the host; calling the result takes it off without trace.
 
-        def see_prompt(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            mask = None if self._pinned else prompt_mask(host, args, kwargs)
-            if mask is None:
-                return  # decoding: the route chosen at prefill is kept
-            self._last_prompt_token = last_tokens(mask)
-            self.routes = None
-            if self.router.feature == "embedding":
-                ids = args[0] if args else kwargs.get("input_ids")
-                embeds = kwargs.get("inputs_embeds") if ids is None else embedding(ids)
-                weight = mask[..., None].float()
-                mean = (embeds.float() * weight).sum(1) / weight.sum(1)  # (B, d)
-                self.routes = self.router.route(mean)
-
-        def add_experts(_module: nn.Module, args: tuple, output: Tensor | tuple) -> object:
-            x = args[0]
-            if isinstance(output, tuple):
-                return (self._edited(x, output[0]), *output[1:])
-            return self._edited(x, output)
-
-        return Detach(
-            host.decoder.register_forward_pre_hook(see_prompt, with_kwargs=True),
-            ffn.register_forward_hook(add_experts),
+        ``version`` names the present state of experts and router; None: their number does.
+        """
+        embedding = host.model.get_input_embeddings()  # no part of this module
+        self._gate = PromptGate(
+            None if self.router.per_token else partial(self._decide, embedding=embedding),
+            self._with_experts,
+            version or (lambda: len(self.experts) or None),
         )
+        return self._gate.attach(host.model, host.decoder, host.ffn(layer))
+
+
+def _mean_embedding(prompt: Prompt, embedding: nn.Module) -> Tensor:
+    """The mean of the embedding layer's output over the prompt tokens, (B, d) float32."""
+    inputs = prompt.inputs
+    assert inputs is not None
+    embeds = embedding(inputs) if inputs.dim() == 2 else inputs
+    weight = prompt.mask[..., None].float().to(embeds.device)
+    return (embeds.float() * weight).sum(1) / weight.sum(1)
 
 
 def _at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
@@ -339,10 +341,3 @@ def _at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
     if stacked is None:
         return answers
     return [(stacked, rows, torch.cat([gate for *_, gate in answers]))]
-
-
-class Detach(Handles):
-    """Removes hooks when called; calling it again does nothing."""
-
-    def __call__(self) -> None:
-        self.remove()

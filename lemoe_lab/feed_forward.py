@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .hooks import Handles
+
 
 class PlainFFN(nn.Module):
     """W_last act(W_first x), from (..., d) to (..., d)."""
@@ -41,17 +43,6 @@ class GatedFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Handles:
-    """Several hooks that are removed together."""
-
-    def __init__(self, *handles: torch.utils.hooks.RemovableHandle) -> None:
-        self.handles = handles
-
-    def remove(self) -> None:
-        for handle in self.handles:
-            handle.remove()
 
 
 class FFNView(PlainFFN):

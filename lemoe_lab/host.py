@@ -31,6 +31,7 @@ from .datasets import data_folder
 from .edits import EditError, normalise
 from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
+from .hooks import seat_of
 from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
 
 
@@ -139,8 +140,7 @@ class Host:
             model_stop=_stop_of(model),
         )
         self.stop_token, self.pad_token = self.encoding.stop_token, self.encoding.pad_token
-        self.prompt_lengths: Tensor | None = None  # of the rows being scored, see `prompts_end`
-        self._editor: object | None = None  # who edits it now
+        self._seat = seat_of(self.decoder)
         self._sentence_ends: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -211,8 +211,8 @@ class Host:
     # Who edits it
 
     def require_free(self) -> None:
-        """Raise RuntimeError while an editor is attached: two would mix their edits."""
-        if self._editor is not None:
+        """Raise RuntimeError while an editor is attached to the model, through whichever host."""
+        if self._seat.editor is not None:
             raise RuntimeError(
                 f"{self.name} is being edited by another open session; close that session first "
                 "(session.close(), or leave its `with` block), or load the host once more"
@@ -221,11 +221,11 @@ class Host:
     def claim(self, editor: object) -> None:
         """Let one editor, and no other until :meth:`release`, change what the host answers."""
         self.require_free()
-        self._editor = editor
+        self._seat.editor = editor
 
     def release(self) -> None:
         """Free the host for the next editor."""
-        self._editor = None
+        self._seat.editor = None
 
     # Tokens
 
@@ -271,11 +271,12 @@ class Host:
     def prompts_end(self, sequences: Sequence[TokenSequence]) -> Iterator[None]:
         """Tell what is attached where the prompts end, so that targets decide no route."""
         lengths = [len(s.prompt) for s in sequences]
-        self.prompt_lengths = torch.tensor(lengths, device=self.device)
+        before = self._seat.prompt_lengths
+        self._seat.prompt_lengths = torch.tensor(lengths, device=self.device)
         try:
             yield
         finally:
-            self.prompt_lengths = None
+            self._seat.prompt_lengths = before
 
     @torch.no_grad()
     def states(self, sequences: Sequence[TokenSequence], layer: int) -> LayerStates:

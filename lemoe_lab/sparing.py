@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from .architectures import find_attention
-from .feed_forward import FFNView, Handles
+from .feed_forward import FFNView
+from .hooks import Handles
 from .host import Host, LayerStates, target_places
 
 Kept = dict[nn.Module, Tensor | tuple]  # what modules put out that always read the same

@@ -1,7 +1,7 @@
 """Which characters tokens stand for, from decoding alone: for tokenizers that keep no offsets.
 
-    text, places = decoded_places(tokenizer, ids)
-    text[slice(*places[3])]                          # what the fourth token stands for
+text, places = decoded_places(tokenizer, ids)
+text[slice(*places[3])]                          # what the fourth token stands for
 """
 
 from __future__ import annotations

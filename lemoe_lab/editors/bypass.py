@@ -119,7 +119,7 @@ class BypassEditor(HookedEditor):
             calibration = self._calibrate(stream)
         self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
         self.adaptor.to(self.host.device)
-        self._detach = self.adaptor.attach(self.host, self.layer)
+        self._detach = self.adaptor.attach(self.host, self.layer, self._applied)
 
     # Editing
 

@@ -3,7 +3,7 @@
     h = (1 - g) FFN(x) + g v             at the places that the method replaces
 
 Which rows are replaced (g), and by what (v), is decided once, from the FFN's input at the last
-prompt token; while decoding with a cache the decision of the prompt is kept.
+prompt token, and kept for the whole answer.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..adaptor import Detach
 from ..edits import EditStream
-from ..prompts import PromptEnds
+from ..hooks import Prompt, PromptGate, last_of
 from .base import EditorConfig, two_thirds_up
 from .reversible import HookedEditor
 
@@ -94,12 +93,6 @@ class ReplacingEditor(HookedEditor):
 
     config: ReplacingConfig
 
-    def __init__(self, **settings: object) -> None:
-        super().__init__(**settings)
-        self._muted = False
-        self._given: Replacement | None = None
-        self._kept: Replacement | None = None  # of the rows whose prompts came last
-
     @abstractmethod
     def _prepare(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
         """Calibrate, unless a calibration is given, and start with nothing learned."""
@@ -115,44 +108,26 @@ class ReplacingEditor(HookedEditor):
     def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
         ffn = self.host.ffn(self.layer)
         self._prepare(stream, calibration)
-        ends = PromptEnds(self.host)
+        self._gate = PromptGate(
+            lambda x, prompt: self._decide(last_of(x, prompt)), self._replaced, self._applied
+        )
+        self._detach = self._gate.attach(self.host.model, self.host.decoder, ffn)
 
-        def replace(_module: nn.Module, args: tuple, output: Tensor | tuple) -> object:
-            if self._muted:
-                return output
-            hidden = output[0] if isinstance(output, tuple) else output
-            edited = self._replaced(args[0], hidden, ends.current)
-            return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-        self._detach = Detach(ends.attach(), ffn.register_forward_hook(replace))
-
-    def _take_off(self) -> None:
-        super()._take_off()
-        self._kept = None
-
-    def _replaced(self, x: Tensor, output: Tensor, last: Tensor | None) -> Tensor:
+    def _replaced(
+        self, x: Tensor, output: Tensor, decision: Replacement, prompt: Prompt | None
+    ) -> Tensor:
         """The FFN's output (B, L, d), replaced where its input x (B, L, d) is in scope."""
-        if last is not None:
-            rows = torch.arange(len(x), device=x.device)
-            self._kept = self._given or self._decide(x[rows, last].float())
-        if self._kept is None:
-            return output
+        last = None if prompt is None else prompt.last
         places = replaced_places(self.config.replacement, last, x.shape[1])
-        return self._kept.applied(output, places.to(x.device))
+        return decision.applied(output, places.to(x.device))
 
     @contextmanager
     def _replacing(self, given: Replacement) -> Iterator[None]:
         """Forward passes inside take this replacement, whatever their prompts are."""
-        self._given = given
-        try:
+        with self._gate.overridden(given):
             yield
-        finally:
-            self._given = None
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        before, self._muted = self._muted, True
-        try:
+        with self._gate.muted():
             yield
-        finally:
-            self._muted = before

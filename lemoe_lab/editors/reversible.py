@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
-from ..adaptor import Detach
 from ..edits import EditBatch, EditStream
+from ..hooks import Detach
 from ..host import Host, TokenSequence
 from ..routing import BYPASS
 from .base import Editor, OnStep, TrainingReport, encode_batch
@@ -133,6 +133,10 @@ class HookedEditor(ReversibleEditor):
 
     def changed_tensors(self) -> tuple[str, ...]:
         return ()
+
+    def _applied(self) -> Hashable:
+        """What a gate asks: the present state's name, None while nothing is applied."""
+        return self.version if self.steps else None
 
     def _take_off(self) -> None:
         if self._detach:

@@ -10,18 +10,17 @@ A side memory is a copy of the FFN's output projection, kept as its difference t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..adaptor import Detach
+from ..hooks import Detach, Prompt, PromptGate, last_tokens
 from ..host import Host
-from ..prompts import last_tokens, prompt_mask
 
 Activation = Literal["mean", "last"]
 
@@ -101,7 +100,7 @@ class SideMemories:
     """The hooks that send every input to the main memory or to one side memory.
 
     The route is decided once, from the prompt's tokens: of the side memories whose activation
-    exceeds their threshold the one with the highest. It is kept while decoding with a cache.
+    exceeds their threshold the one with the highest. It is kept for the whole answer.
 
     Attributes
     ----------
@@ -111,55 +110,44 @@ class SideMemories:
         The side memory (B,) of every row of the latest pass, :data:`MAIN` for the host's weight.
     """
 
-    def __init__(self, host: Host, layer: int, activation: Activation) -> None:
+    def __init__(
+        self,
+        host: Host,
+        layer: int,
+        activation: Activation,
+        version: Callable[[], Hashable] | None = None,
+    ) -> None:
         self.host = host
+        self._version = version or (lambda: len(self.held) or None)
         self.activation = activation
         self.projection = host.ffn_output(layer)
         self.held: tuple[SideMemory, ...] = ()
         self.routes: Tensor | None = None
-        self._tokens: Tensor | None = None  # of prompts in the current pass; None while decoding
-        self._fixed: Tensor | None = None  # a change that all rows take
-        self._off = False
+        self._gate = PromptGate(self._decide, self._answer, self._version)
 
     def attach(self) -> Detach:
         """Hang on the host; calling the result takes everything off without trace."""
+        return self._gate.attach(self.host.model, self.host.decoder, self.projection)
 
-        def see_prompt(_module: nn.Module, args: tuple, kwargs: dict) -> None:
-            self._tokens = prompt_mask(self.host, args, kwargs)
-
-        def answer(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            return self._answer(args[0], output)
-
-        return Detach(
-            self.host.decoder.register_forward_pre_hook(see_prompt, with_kwargs=True),
-            self.projection.register_forward_hook(answer),
-        )
-
-    def _answer(self, hidden: Tensor, output: Tensor) -> Tensor:
-        """The projection's output (B, L, d); rows on the main memory keep every bit of it."""
-        if self._off:
-            return output
-        if self._fixed is not None:
-            return _changed(output, hidden, self._fixed)
+    def _decide(self, hidden: Tensor, prompt: Prompt) -> Tensor | None:
         if not self.held:
-            return output
-        tokens = self._prompt_tokens(hidden)
-        if tokens is not None:
-            self.routes = self.route(hidden, tokens)
-        assert self.routes is not None
-        for index in self.routes.unique().tolist():
+            return None
+        self.routes = self.route(hidden, prompt.mask.to(hidden.device))
+        return self.routes
+
+    def _answer(
+        self, hidden: Tensor, output: Tensor, decision: Tensor, _prompt: Prompt | None
+    ) -> Tensor:
+        """The projection's output (B, L, d); rows on the main memory keep every bit of it."""
+        if decision.is_floating_point():  # a change that all rows take
+            return _changed(output, hidden, decision)
+        for index in decision.unique().tolist():
             if index == MAIN:
                 continue
-            rows = (self.routes == index).nonzero()[:, 0]
+            rows = (decision == index).nonzero()[:, 0]
             side = _changed(output[rows], hidden[rows], self.held[index].change)
             output = output.index_copy(0, rows, side)
         return output
-
-    def _prompt_tokens(self, hidden: Tensor) -> Tensor | None:
-        lengths = self.host.prompt_lengths
-        if lengths is None:
-            return self._tokens
-        return torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
 
     def route(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """The side memory (B,) of every row, :data:`MAIN` where no threshold is exceeded."""
@@ -174,20 +162,14 @@ class SideMemories:
     @contextmanager
     def fixed(self, change: Tensor) -> Iterator[None]:
         """All rows take this change until the block ends, whatever their route."""
-        before, self._fixed = self._fixed, change
-        try:
+        with self._gate.overridden(change):
             yield
-        finally:
-            self._fixed = before
 
     @contextmanager
     def switched_off(self) -> Iterator[None]:
         """All rows take the main memory until the block ends."""
-        before, self._off = self._off, True
-        try:
+        with self._gate.muted():
             yield
-        finally:
-            self._off = before
 
 
 def _changed(output: Tensor, hidden: Tensor, change: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ class WISE(HookedEditor):
                 "WISE learns its margins from prompts outside the stream, and this stream carries "
                 "none; give the stream `calibration`"
             )
-        self.side = SideMemories(self.host, self.layer, self.config.activation)
+        self.side = SideMemories(self.host, self.layer, self.config.activation, self._applied)
         self._detach = self.side.attach()
         self._restore(Memory())
 
