@@ -23,6 +23,7 @@ from .edits import Edit, EditBatch
 from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
 from .stopping import shows_it_wrong
+from .surroundings import ordinarily
 from .unedited import base_answers, base_states
 
 Between = Callable[[], None]
@@ -110,6 +111,7 @@ class Evaluator:
         self.reuse = reuse
         self._prepared: dict[int, Prepared] = {}
 
+    @ordinarily
     def measure(
         self,
         batches: EditBatch | Sequence[EditBatch],

@@ -33,6 +33,7 @@ from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
 from .hooks import seat_of
 from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
+from .surroundings import ordinarily, with_normal_tensors
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Host:
         joint: str | None = None,
         stop_token: str | int | None = None,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = with_normal_tensors(model.eval().requires_grad_(False))
         self.tokenizer = tokenizer
         self.name = name
         self.folder = folder
@@ -278,6 +279,7 @@ class Host:
         finally:
             self._seat.prompt_lengths = before
 
+    @ordinarily
     @torch.no_grad()
     def states(self, sequences: Sequence[TokenSequence], layer: int) -> LayerStates:
         """Run the layers below ``layer`` once and keep what enters it; expects nothing attached."""
@@ -290,6 +292,7 @@ class Host:
         arguments = [of_one_row(kwargs, len(sequences)) for _, kwargs in blocks]
         return LayerStates(list(sequences), blocks[0][0], arguments, final, prompt_state)
 
+    @ordinarily
     def finish(self, states: LayerStates, layer: int, rows: Tensor | None = None) -> Tensor:
         """Hidden states (B, L, d) after the final norm, from ``layer`` up, for the chosen rows."""
         sequences = states.sequences
@@ -314,6 +317,7 @@ class Host:
         """Token ids (sum of target lengths,) in the order of :meth:`target_logits`."""
         return torch.tensor([i for s in sequences for i in s.target], device=self.device)
 
+    @ordinarily
     @torch.no_grad()
     def score_hidden(self, hidden: Tensor, sequences: Sequence[TokenSequence]) -> list[Score]:
         """Scores from hidden states after the final norm."""
@@ -325,6 +329,7 @@ class Host:
         parts = zip(*(column.split(lengths) for column in columns), strict=True)
         return [Score(*part) for part in parts]
 
+    @ordinarily
     @torch.no_grad()
     def score(
         self, prompts: Sequence[str], targets: Sequence[str], batch_size: int = 64
@@ -339,6 +344,7 @@ class Host:
             scores |= zip(chunk, self.score_hidden(hidden, rows), strict=True)
         return [scores[i] for i in range(len(sequences))]
 
+    @ordinarily
     @torch.no_grad()
     def generate(
         self,
@@ -355,6 +361,7 @@ class Host:
         answers = self._generate(prompts, max_new_tokens, stop, batch_size)
         return answers[0] if isinstance(text, str) else answers
 
+    @ordinarily
     @torch.no_grad()
     def says(
         self,
@@ -423,11 +430,13 @@ class Host:
 
     # Features of prompts
 
+    @ordinarily
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Mean over prompt tokens of the embedding layer's output, (N, d) float32."""
         return self.embed_tokens([self.encode_prompt(prompt) for prompt in prompts])
 
+    @ordinarily
     @torch.no_grad()
     def embed_tokens(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """The same for prompts that are token ids already."""
@@ -437,6 +446,7 @@ class Host:
             return torch.empty(0, self.embedding_width, device=self.device)
         return torch.stack(means)
 
+    @ordinarily
     @torch.no_grad()
     def prompt_states(self, prompts: Sequence[str], layer: int, batch_size: int = 64) -> Tensor:
         """FFN input of ``layer`` at the last prompt token, (N, d) float32."""

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import editors
@@ -29,6 +29,7 @@ from .editors.base import Editor, tensors_of
 from .edits import CalibrationFact, Edit, EditStream
 from .host import Host
 from .storage import RunError, file_hash
+from .surroundings import ordinary
 
 FORMAT = 1
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -149,8 +150,8 @@ def load_adaptor(
     """Put exported edits onto the model that they were made on.
 
     ``model.generate`` and pipelines then answer as the session's host did: batches padded on the
-    left, sampling and beams included, as long as they decode with a cache (the default), which
-    keeps the route of a prompt while its answer grows.
+    left, sampling and beams included, in every way of decoding that
+    :class:`~lemoe_lab.hooks.PromptGate` names.
 
     There is no ``merge``: which expert answers, if any, depends on the prompt, so no single weight
     matrix gives the same answers, and inputs that take the plain model would lose bits. (Of methods
@@ -187,7 +188,6 @@ def load_adaptor(
     folder = Path(path)
     config = read_config(folder)
     state = _read_tensors(folder, config)
-    _require_plain(model)
     if tokenizer is None:
         tokenizer = _own_tokenizer(model)
     with ExitStack() as undo:
@@ -196,6 +196,7 @@ def load_adaptor(
         host = Host(model, tokenizer, name, **(config.encoding | parts))
         if difference := host.encoding.difference(config.encoding):
             raise ValueError(f"{folder} {difference}; leave chat, joint and stop_token out")
+        _require_plain(host)
         _require_same(host, config, folder)
         try:
             undo.callback(_apply(host, config, state))
@@ -205,7 +206,6 @@ def load_adaptor(
             raise RunError(
                 f"{folder}: its tensors do not fit its settings ({error}); export it again"
             ) from error
-        undo.callback(host.decoder.register_forward_pre_hook(_carries_edits).remove)
         return LoadedAdaptor(host, config, undo.pop_all())
 
 
@@ -260,17 +260,14 @@ def _own_tokenizer(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _require_plain(model: PreTrainedModel) -> None:
-    hooks = (
-        hook
-        for module in model.modules()
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    )
-    if any(getattr(hook, "__module__", "").startswith(f"{__package__}.") for hook in hooks):
+def _require_plain(host: Host) -> None:
+    try:
+        host.require_free()
+    except RuntimeError as error:
         raise RuntimeError(
             "this model carries edits already, and two sets of them would mix; detach the loaded "
             "adaptor or close the session first, or load the model once more"
-        )
+        ) from error
 
 
 def _require_same(host: Host, config: ExportConfig, folder: Path) -> None:
@@ -287,14 +284,15 @@ def _apply(host: Host, config: ExportConfig, state: dict[str, Tensor]) -> Callab
     """Let the host answer edited; the result takes that back."""
     device = host.device
     if config.changed_tensors:
-        return _exchange(host.model, tensors_of(state, "weights", device))
+        return _exchange(host, config, tensors_of(state, "weights", device))
     editor = _editor(config)
     editor.attach(host, NO_STREAM, tensors_of(state, "calibration", device))
     try:
         latest = tensors_of(state, "latest", device)
         added = any(name.startswith("step") for name in state)
-        for step in range(1, config.batches + 1 if added else 2):
-            editor.load_step_state(step, latest | tensors_of(state, f"step{step:04d}", device))
+        with ordinary(host.model):
+            for step in range(1, config.batches + 1 if added else 2):
+                editor.load_step_state(step, latest | tensors_of(state, f"step{step:04d}", device))
     except BaseException:
         editor.detach()
         raise
@@ -308,17 +306,22 @@ def _editor(config: ExportConfig) -> Editor:
     return kind(**config.settings)
 
 
-def _exchange(model: PreTrainedModel, weights: dict[str, Tensor]) -> Callable[[], None]:
+def _exchange(host: Host, config: ExportConfig, weights: dict[str, Tensor]) -> Callable[[], None]:
     """Put weights in the place of the model's; the result puts the model's back."""
-    parameters = dict(model.named_parameters())
+    host.claim(config)
+    parameters = dict(host.model.named_parameters())
     originals = {name: parameters[name].data for name in weights}
 
     def point_at(tensors: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             parameters[name].data = tensor.to(parameters[name].device)
 
+    def undo() -> None:
+        point_at(originals)
+        host.release()
+
     point_at(weights)
-    return lambda: point_at(originals)
+    return undo
 
 
 @contextmanager
@@ -332,7 +335,3 @@ def _restored_modes(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def _carries_edits(_module: nn.Module, _args: tuple) -> None:
-    """Hangs on an edited model, so that edits of its weights are seen too."""

@@ -25,6 +25,7 @@ from .exporting import export_session
 from .host import Host, load_host
 from .memory import PeakMemory
 from .storage import RunError, RunFolder
+from .surroundings import ordinary
 
 REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds", "peak_bytes")
 
@@ -408,7 +409,8 @@ class EditSession:
                     raise
                 run.truncate_journal(self.steps)
                 break
-            self.editor.load_step_state(entry["step"], state)
+            with ordinary(self.host.model):
+                self.editor.load_step_state(entry["step"], state)
             self._rows += list(table.itertuples(index=False, name=None))
             self.reports.append({key: entry[key] for key in REPORTED})
         if whole is not None and not whole.empty and whole["step"].max() == self.steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -173,6 +174,11 @@ def train(
     """AdamW without weight decay until the loss is ``enough`` or the steps are used up.
 
     ``groups`` holds parameters with their learning rates. Returns the loss at every step.
+
+    Raises
+    ------
+    RuntimeError
+        If the loss is no number any more.
     """
     optimizer = torch.optim.AdamW(
         [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters],
@@ -182,6 +188,12 @@ def train(
     for step in range(steps):
         loss = loss_of()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise RuntimeError(
+                f"the loss is {losses[-1]} at optimiser step {step + 1}, so nothing can be learned "
+                "from it; take a lower learning_rate, or load a host in float16 as bfloat16 or "
+                "float32 (load_host(..., dtype=torch.float32))"
+            )
         if on_step:
             on_step(step + 1, steps, losses[-1])
         if losses[-1] < enough:

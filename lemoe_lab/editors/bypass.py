@@ -18,6 +18,7 @@ from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
 from ..routing import Router, Routes
 from ..sparing import Kept, spared
+from ..surroundings import ordinarily
 from .base import EditorConfig, OnStep, TrainingReport, train, two_thirds_up
 from .reversible import HookedEditor
 
@@ -169,17 +170,20 @@ class BypassEditor(HookedEditor):
 
     # Routes
 
+    @ordinarily
     def features(self, states: LayerStates) -> Tensor:
         if self.adaptor.router.feature == "state":
             return states.prompt_state
         return self.host.embed_tokens([sequence.prompt for sequence in states.sequences])
 
+    @ordinarily
     def prompt_features(self, prompts: Sequence[str]) -> Tensor:
         if self.adaptor.router.feature == "embedding":
             return self.host.embed(prompts)
         with self.unedited():
             return self.host.prompt_states(prompts, self.layer)
 
+    @ordinarily
     @torch.no_grad()
     def routes(self, features: Tensor) -> Routes:
         return self.adaptor.router.route(features)

@@ -11,6 +11,7 @@ from ..edits import EditBatch, EditStream
 from ..hooks import Detach
 from ..host import Host, TokenSequence
 from ..routing import BYPASS
+from ..surroundings import learning, ordinarily, ordinary
 from .base import Editor, OnStep, TrainingReport, encode_batch
 
 
@@ -80,7 +81,8 @@ class ReversibleEditor(Editor):
         self._host = host
         self._history, self._undone, self._learned = [], [], {}
         try:
-            self._hang_on(stream, calibration)
+            with ordinary(host.model, learning=True):
+                self._hang_on(stream, calibration)
         except BaseException:
             self.detach()
             raise
@@ -92,6 +94,7 @@ class ReversibleEditor(Editor):
         self._host.release()
         self._host = None
 
+    @learning
     def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
         sequences = encode_batch(self.host, batch)
         self._history.append(self._snapshot())
@@ -104,12 +107,14 @@ class ReversibleEditor(Editor):
         self._learned[self.steps] = max(self._learned.values(), default=0) + 1
         return report
 
+    @ordinarily
     def undo(self) -> None:
         if not self._history:
             raise RuntimeError("nothing to undo: no batch is applied")
         self._undone.append(self._snapshot())
         self._restore(self._history.pop())
 
+    @ordinarily
     def redo(self) -> None:
         if not self._undone:
             raise RuntimeError("nothing to redo: no batch was taken back")
