@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BYPASS = -1
+UNKNOWN = 0  # the number of a prompt that nobody numbered; see `lemoe_lab.identity`
+NOBODY = torch.iinfo(torch.long).max  # retired this anchor
+SAME_PLACE = 1 - 1e-6  # cosine from which on rounding decides which of two anchors is nearer
 
 
 @dataclass
@@ -112,34 +115,98 @@ class Threshold:
 
 
 class AnchorMemory(nn.Module):
-    """Unit vectors with the expert that each belongs to.
+    """Unit vectors with the expert that each belongs to; experts come in rising order.
 
-    An anchor that a newer one at the same address replaced is retired: kept, but never nearest.
+    An anchor whose prompt a newer one has is retired: kept, but never nearest. So is one at the
+    place of a newer one, which no query could tell apart from it. Room for more anchors is doubled
+    when it is used up, so that adding one costs the same however many there are.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.register_buffer("vectors", torch.empty(0, width))  # (A, k)
-        self.register_buffer("expert", torch.empty(0, dtype=torch.long))  # (A,)
-        self.register_buffer("active", torch.empty(0, dtype=torch.bool))  # (A,)
+        numbers = torch.empty(0, dtype=torch.long)
+        self.register_buffer("_vectors", torch.empty(0, width))
+        self.register_buffer("_expert", numbers)
+        self.register_buffer("_prompt", numbers.clone())
+        self.register_buffer("_retired_by", numbers.clone())
+        self._length = 0
 
-    def add(self, vectors: Tensor, expert: int) -> None:
-        """Remember unit vectors (n, k) of one expert; retire older anchors at the same place."""
-        if len(self.vectors):
-            self.active &= (self.vectors @ vectors.T).amax(1) < 1 - 1e-6
-        count = len(vectors)
-        self.vectors = torch.cat([self.vectors, vectors])
-        self.expert = torch.cat([self.expert, self.expert.new_full((count,), expert)])
-        self.active = torch.cat([self.active, self.active.new_ones(count)])
+    @property
+    def vectors(self) -> Tensor:
+        """Where the anchors are, (A, k)."""
+        return self._vectors[: self._length]
+
+    @property
+    def expert(self) -> Tensor:
+        """The expert of each, (A,)."""
+        return self._expert[: self._length]
+
+    @property
+    def prompt(self) -> Tensor:
+        """The number of each one's prompt, (A,); see :mod:`lemoe_lab.identity`."""
+        return self._prompt[: self._length]
+
+    @property
+    def retired_by(self) -> Tensor:
+        """The expert that has a newer anchor in the place of each, (A,), or ``NOBODY``."""
+        return self._retired_by[: self._length]
+
+    @property
+    def active(self) -> Tensor:
+        """Which anchors are not retired, (A,) bool."""
+        return self.retired_by == NOBODY
 
     @property
     def count(self) -> int:
         """How many anchors are active."""
         return int(self.active.sum())
 
-    def of(self, expert: int) -> Tensor:
-        """The vectors (n, k) of one expert."""
-        return self.vectors[self.expert == expert]
+    def add(self, vectors: Tensor, expert: int, prompts: Tensor | None = None) -> None:
+        """Remember unit vectors (n, k) of one expert, and retire older anchors that they replace.
+
+        ``prompts`` (n,) are the numbers of their prompts; None: unknown.
+        """
+        prompts = self._prompt.new_full((len(vectors),), UNKNOWN) if prompts is None else prompts
+        same = torch.isin(self.prompt, prompts) & (self.prompt != UNKNOWN)
+        if len(vectors):
+            same |= (self.vectors @ vectors.T).amax(1) >= SAME_PLACE
+        self._append(vectors, expert, prompts, (same & self.active).nonzero()[:, 0])
+
+    def _append(self, vectors: Tensor, expert: int, prompts: Tensor, retired: Tensor) -> None:
+        self._retired_by[retired] = expert
+        start, end = self._length, self._length + len(vectors)
+        self._make_room(end)
+        self._length = end
+        self._vectors[start:end] = vectors
+        self._expert[start:end] = expert
+        self._prompt[start:end] = prompts
+        self._retired_by[start:end] = NOBODY
+
+    def _make_room(self, length: int) -> None:
+        if length <= len(self._vectors):
+            return
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            grown = buffer.new_empty(max(length, 2 * len(buffer)), *buffer.shape[1:])
+            grown[: self._length] = buffer[: self._length]
+            setattr(self, name, grown)
+
+    def forget(self, expert: int) -> None:
+        """Be as before there were anchors of ``expert`` and all later ones."""
+        self._length = int((self.expert < expert).sum())
+        self._retired_by[self._retired_by >= expert] = NOBODY
+
+    def state(self, expert: int) -> dict[str, Tensor]:
+        """What :meth:`load` needs to bring the anchors of one expert back."""
+        own = self.expert == expert
+        return {
+            "anchors": self.vectors[own],
+            "prompts": self.prompt[own],
+            "retired": (self.retired_by == expert).nonzero()[:, 0],
+        }
+
+    def load(self, expert: int, state: Mapping[str, Tensor]) -> None:
+        """Take what :meth:`state` gave of an expert; it is newer than all that are here."""
+        self._append(state["anchors"], expert, state["prompts"], state["retired"])
 
     def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine similarity (N,) and index (N,) of the nearest active anchor, earliest if tied."""
@@ -176,8 +243,12 @@ class Router(nn.Module, ABC):
         return features.new_ones(len(features))
 
     @abstractmethod
-    def grow(self, features: Tensor, expert: int) -> None:
-        """Make room for prompts with these features (n, d) that ``expert`` is to answer."""
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
+        """Make room for prompts with these features (n, d) that ``expert`` is to answer.
+
+        ``prompts`` (n,) are their numbers, by which a router with anchors knows that an edit is
+        newer than another of the same prompt.
+        """
 
     @abstractmethod
     def calibration_state(self) -> dict[str, Tensor]:
@@ -185,11 +256,17 @@ class Router(nn.Module, ABC):
 
     @abstractmethod
     def step_state(self, expert: int) -> dict[str, Tensor]:
-        """The tensors that the batch of ``expert``, the last one learned, left here."""
+        """Copies of what the batch of ``expert``, the last one learned, left here (-1: none was)."""
 
     @abstractmethod
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         """Grow by the tensors of :meth:`step_state`."""
+
+    def forget(self, expert: int) -> None:  # noqa: B027
+        """Drop what the batches of ``expert`` and of later ones added.
+
+        What every batch replaces stays; :meth:`load_step_state` brings that back.
+        """
 
 
 class ConstantRouter(Router):
@@ -204,7 +281,7 @@ class ConstantRouter(Router):
         gate = features.new_full((len(features),), float(self.expert != BYPASS))
         return single_routes(expert, gate)
 
-    def grow(self, features: Tensor, expert: int) -> None:
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
         raise NotImplementedError("a constant router learns nothing")
 
     def calibration_state(self) -> dict[str, Tensor]:
@@ -271,7 +348,7 @@ class SoftmaxRouter(Router):
         share = F.one_hot(probabilities.argmax(-1), experts).float().mean(0)  # (n,)
         return experts * (share * probabilities.mean(0)).sum() - 1
 
-    def grow(self, features: Tensor, expert: int) -> None:
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
         if not self.spread.any():
             self.centre.copy_(features.mean(0))
             floor = self.centre.square().mean().sqrt() / 10  # a batch of one has no spread
@@ -281,7 +358,8 @@ class SoftmaxRouter(Router):
         return {}
 
     def step_state(self, expert: int) -> dict[str, Tensor]:
-        return {"weight": self.weight.detach(), "centre": self.centre, "spread": self.spread}
+        state = {"weight": self.weight, "centre": self.centre, "spread": self.spread}
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     @torch.no_grad()
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
@@ -369,15 +447,15 @@ class KVAnchorRouter(Router):
         e = self.memory.vectors[self.memory.active] + self.centre  # `value` centres it again
         return F.cross_entropy(self.logits(e), self.memory.expert[self.memory.active])
 
-    def grow(self, features: Tensor, expert: int) -> None:
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
         width = self.up.shape[0]
         generator = torch.Generator().manual_seed(self.seed * 100_003 + expert + 1)
         key = torch.randn(width, generator=generator) / width**0.5
         self._add_key(key.to(features.device))
-        self.memory.add(self.address(features), expert)
+        self.memory.add(self.address(features), expert, prompts)
 
     def _add_key(self, key: Tensor) -> None:
-        self.keys.requires_grad_(False)
+        self.keys[-1:].requires_grad_(False)
         self.keys.append(nn.Parameter(key))
 
     def calibration_state(self) -> dict[str, Tensor]:
@@ -385,18 +463,23 @@ class KVAnchorRouter(Router):
         return {"centre": self.centre} | limit
 
     def step_state(self, expert: int) -> dict[str, Tensor]:
-        state = {"anchors": self.memory.of(expert), "down": self.down, "up": self.up}
-        if expert < len(self.keys):
-            state["key"] = self.keys[expert]
-        return {name: tensor.detach() for name, tensor in state.items()}
+        trained = {"down": self.down, "up": self.up}
+        if 0 <= expert < len(self.keys):
+            trained["key"] = self.keys[expert]
+        copies = {name: tensor.detach().clone() for name, tensor in trained.items()}
+        return copies | self.memory.state(expert)
 
     @torch.no_grad()
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         if "key" in state:
-            self._add_key(state["key"])
-        self.memory.add(state["anchors"], expert)
+            self._add_key(state["key"].clone())
+        self.memory.load(expert, state)
         self.down.copy_(state["down"])
         self.up.copy_(state["up"])
+
+    def forget(self, expert: int) -> None:
+        del self.keys[max(0, expert) :]
+        self.memory.forget(expert)
 
 
 class ScopedRouter(Router):
@@ -430,14 +513,17 @@ class ScopedRouter(Router):
         expert = torch.where(inside, self.memory.expert[anchor.clamp(min=0)], BYPASS)
         return single_routes(expert, inside.float(), similarity, anchor)
 
-    def grow(self, features: Tensor, expert: int) -> None:
-        self.memory.add(self.address(features), expert)
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
+        self.memory.add(self.address(features), expert, prompts)
 
     def calibration_state(self) -> dict[str, Tensor]:
         return {"centre": self.centre, "projection": self.projection} | self.bypass.state()
 
     def step_state(self, expert: int) -> dict[str, Tensor]:
-        return {"anchors": self.memory.of(expert)}
+        return self.memory.state(expert)
 
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
-        self.memory.add(state["anchors"], expert)
+        self.memory.load(expert, state)
+
+    def forget(self, expert: int) -> None:
+        self.memory.forget(expert)

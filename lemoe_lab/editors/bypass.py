@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from ..adaptor import BypassMoE, Expert, LowRankExpert
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
+from ..identity import prompt_numbers
 from ..routing import Router, Routes
 from ..sparing import Kept, spared
 from ..surroundings import ordinarily
@@ -59,11 +59,26 @@ class BypassConfig(EditorConfig):
         return self
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Router and experts at one time; experts that are no longer trained are shared, not copied."""
+@dataclass(frozen=True, eq=False)
+class RouterState:
+    """What one step left in the router: what it added, and copies of what every step replaces."""
 
-    router: Router
+    tensors: dict[str, Tensor]
+
+    def buffers(self) -> Iterator[Tensor]:
+        """All tensors that are held here."""
+        return iter(self.tensors.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What one step made; step 0 is the state before the first batch.
+
+    After a step there are its own experts and, if experts are frozen, those of all earlier steps.
+    """
+
+    step: int
+    router: RouterState
     experts: tuple[Expert | LowRankExpert, ...]
 
 
@@ -90,8 +105,8 @@ class BypassEditor(HookedEditor):
         """Make the experts that the next batch trains; never change one in place."""
 
     @abstractmethod
-    def _grow_router(self, features: Tensor) -> None:
-        """Make room for the next batch, whose prompts have these features (n, d)."""
+    def _grow_router(self, features: Tensor, prompts: Tensor) -> None:
+        """Make room for the next batch, whose prompts have these features (n, d) and numbers."""
 
     @abstractmethod
     def _trained_experts(self) -> list[nn.Parameter]:
@@ -121,6 +136,7 @@ class BypassEditor(HookedEditor):
         self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
         self.adaptor.to(self.host.device)
         self._detach = self.adaptor.attach(self.host, self.layer, self._applied)
+        self._latest = self._made()
 
     # Editing
 
@@ -131,10 +147,11 @@ class BypassEditor(HookedEditor):
             states = self.host.states(sequences, self.layer)
         features = self.features(states)
         self._prepare_experts()
-        self._grow_router(features)
+        self._grow_router(features, prompt_numbers(self.host, batch))
         losses = self._train(states, features, on_step)
         with torch.no_grad():
             routes = self._training_routes(features)
+        self._latest = self._made()
         return TrainingReport(losses, routes.expert[:, 0].tolist())
 
     def _train(self, states: LayerStates, features: Tensor, on_step: OnStep | None) -> list[float]:
@@ -154,12 +171,26 @@ class BypassEditor(HookedEditor):
         groups = [(self._trained_experts(), rate), (self._trained_router(), router_rate)]
         return train(groups, loss_of, config.steps, config.enough, on_step)
 
+    def _made(self) -> Snapshot:
+        """What the step that ends now made."""
+        router = RouterState(self.adaptor.router.step_state(self.steps - 1))
+        experts = self.adaptor.experts
+        return Snapshot(self.steps, router, tuple(experts[self._first_expert(self.steps) :]))
+
+    def _first_expert(self, step: int) -> int:
+        """Where the experts that a step made begin."""
+        return max(0, step - 1) if self.experts_frozen else 0
+
     def _snapshot(self) -> Snapshot:
-        return Snapshot(copy.deepcopy(self.adaptor.router), tuple(self.adaptor.experts))
+        return self._latest
 
     def _restore(self, snapshot: Snapshot) -> None:
-        self.adaptor.router = copy.deepcopy(snapshot.router)
-        self.adaptor.experts = nn.ModuleList(snapshot.experts)
+        router, experts = self.adaptor.router, self.adaptor.experts
+        router.forget(snapshot.step - 1)
+        router.load_step_state(snapshot.step - 1, snapshot.router.tensors)
+        del experts[self._first_expert(snapshot.step) :]
+        experts.extend(snapshot.experts)
+        self._latest = snapshot
 
     def _new_expert(self, number: int) -> Expert | LowRankExpert:
         config, ffn = self.config, self.host.ffn(self.layer)

@@ -146,15 +146,15 @@ class LEMoE(BypassEditor):
 
     def _prepare_experts(self) -> None:
         experts = self.adaptor.experts
-        experts.requires_grad_(False)
+        experts[-1:].requires_grad_(False)
         if self.config.insert or not len(experts):
             experts.append(self._new_expert(self.steps))
         else:
             experts[0] = copy.deepcopy(experts[0]).requires_grad_(True)
 
-    def _grow_router(self, features: Tensor) -> None:
+    def _grow_router(self, features: Tensor, prompts: Tensor) -> None:
         if self.config.insert or self.steps == 1 or self.config.routing == "scoped":
-            self.adaptor.router.grow(features, self.steps - 1)
+            self.adaptor.router.grow(features, self.steps - 1, prompts)
 
     def _trained_experts(self) -> list[nn.Parameter]:
         return list(self.adaptor.experts[-1].parameters())
@@ -184,7 +184,7 @@ class LEMoE(BypassEditor):
             return self.adaptor.router.calibration_state()
         after = self._after(step)
         expert = after.experts[-1].state_dict()
-        return named("expert", expert) | named("router", after.router.step_state(step - 1))
+        return named("expert", expert) | named("router", after.router.tensors)
 
     def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
         self._history.append(self._snapshot())
@@ -192,3 +192,4 @@ class LEMoE(BypassEditor):
         device = self.host.device
         self.adaptor.experts[-1].load_state_dict(tensors_of(state, "expert", device))
         self.adaptor.router.load_step_state(step - 1, tensors_of(state, "router", device))
+        self._latest = self._made()

@@ -78,8 +78,8 @@ class MoEAdaptor(BypassEditor):
         else:
             adaptor.experts = nn.ModuleList(copy.deepcopy(expert) for expert in adaptor.experts)
 
-    def _grow_router(self, features: Tensor) -> None:
-        self.adaptor.router.grow(features, self.steps - 1)
+    def _grow_router(self, features: Tensor, prompts: Tensor) -> None:
+        self.adaptor.router.grow(features, self.steps - 1, prompts)
 
     def _trained_experts(self) -> list[nn.Parameter]:
         return list(self.adaptor.experts.parameters())
@@ -107,7 +107,7 @@ class MoEAdaptor(BypassEditor):
             return self.adaptor.router.calibration_state()
         after = self._after(step)
         experts = nn.ModuleList(after.experts).state_dict()
-        return named("experts", experts) | named("router", after.router.step_state(step - 1))
+        return named("experts", experts) | named("router", after.router.tensors)
 
     def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
         self._history.append(self._snapshot())
@@ -115,3 +115,4 @@ class MoEAdaptor(BypassEditor):
         device = self.host.device
         self.adaptor.experts.load_state_dict(tensors_of(state, "experts", device))
         self.adaptor.router.load_step_state(step - 1, tensors_of(state, "router", device))
+        self._latest = self._made()
