@@ -30,6 +30,8 @@ from .storage import RunError, file_hash, write_atomically, write_json, write_te
 REPLACED = ("router.down", "router.up", "router.weight", "router.centre", "router.spread",
             "experts.", "networks.")  # fmt: skip
 ONE_EXPERT = ("expert.",)  # the same, where one expert learns all batches
+# Numbers of targets and prompts, by which only learning knows that an edit is newer than another.
+BLANKED = ("entries.labels", "entries.prompts", "router.anchors.prompts")
 TRAINING_ONLY = ("outside",)  # of a calibration: DEFER's negative examples
 
 
@@ -66,8 +68,8 @@ def answering_state(editor: Editor) -> dict[str, Tensor]:
     stay behind (EWC's Fisher information, AlphaEdit's earlier keys, UltraEdit's moments, the
     edits that LocFT replays), and so do calibrations: ROME's, MEMIT's and AlphaEdit's statistics,
     MEND's trained networks. Of all others ``calibration.*``, ``step0001.*`` and on, what each
-    batch added, and ``latest.*``, what every batch replaced. GRACE's labels, hashes of the
-    targets, are blanked.
+    batch added, and ``latest.*``, what every batch replaced. Hashes of targets and prompts are
+    blanked.
     """
     if isinstance(editor, WeightEditor):
         state = editor.step_state(editor.steps)
@@ -79,8 +81,7 @@ def answering_state(editor: Editor) -> dict[str, Tensor]:
     for step in range(1, editor.steps + 1):
         for name, tensor in editor.step_state(step).items():
             part = "latest" if name.startswith(replaced) else f"step{step:04d}"
-            blank = name == "entries.labels"
-            state[f"{part}.{name}"] = torch.zeros_like(tensor) if blank else tensor
+            state[f"{part}.{name}"] = torch.zeros_like(tensor) if name in BLANKED else tensor
     return state
 
 

@@ -200,13 +200,14 @@ class AnchorMemory(nn.Module):
         own = self.expert == expert
         return {
             "anchors": self.vectors[own],
-            "prompts": self.prompt[own],
-            "retired": (self.retired_by == expert).nonzero()[:, 0],
+            "anchors.prompts": self.prompt[own],
+            "anchors.retired": (self.retired_by == expert).nonzero()[:, 0],
         }
 
     def load(self, expert: int, state: Mapping[str, Tensor]) -> None:
         """Take what :meth:`state` gave of an expert; it is newer than all that are here."""
-        self._append(state["anchors"], expert, state["prompts"], state["retired"])
+        names = ("anchors.prompts", "anchors.retired")
+        self._append(state["anchors"], expert, *(state[name] for name in names))
 
     def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine similarity (N,) and index (N,) of the nearest active anchor, earliest if tied."""
@@ -256,13 +257,13 @@ class Router(nn.Module, ABC):
 
     @abstractmethod
     def step_state(self, expert: int) -> dict[str, Tensor]:
-        """Copies of what the batch of ``expert``, the last one learned, left here (-1: none was)."""
+        """Copies of what the batch of ``expert``, the last one learned, left here; -1: none was."""
 
     @abstractmethod
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         """Grow by the tensors of :meth:`step_state`."""
 
-    def forget(self, expert: int) -> None:  # noqa: B027
+    def forget(self, expert: int) -> None:
         """Drop what the batches of ``expert`` and of later ones added.
 
         What every batch replaces stays; :meth:`load_step_state` brings that back.

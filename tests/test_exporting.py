@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import lemoe_lab as ll
 from lemoe_lab import EditError, EditSession, RunError, load_adaptor, metrics
-from lemoe_lab.editors.grace import label_of
 from lemoe_lab.exporting import measured
+from lemoe_lab.identity import number_of, prompt_numbers
 from lemoe_lab.stopping import first_sentence
 
 EDITORS: dict[str, Callable[[], ll.editors.Editor]] = {
@@ -320,11 +320,16 @@ def test_texts_of_edits_stay_behind(exported, bare, editor):
         assert not [text for text in texts if text.encode() in content]
 
 
-def test_labels_of_targets_stay_behind(exported, host, bare):
-    tensors = load_file(exported("GRACE").folder / "adapter_model.safetensors")
-    labels = {label_of(host.encode(e.prompt, e.target).target) for e in bare.edits}
+@pytest.mark.parametrize("editor", ["GRACE", "LEMoE scoped"])
+def test_numbers_of_targets_and_prompts_stay_behind(exported, host, bare, editor):
+    tensors = load_file(exported(editor).folder / "adapter_model.safetensors")
+    labels = {number_of(host.encode(e.prompt, e.target).target) for e in bare.edits}
+    labels |= {n for batch in bare for n in prompt_numbers(host, batch).tolist()}
     found = {
-        n for tensor in tensors.values() if tensor.dtype == torch.long for n in tensor.tolist()
+        n
+        for tensor in tensors.values()
+        if tensor.dtype == torch.long
+        for n in tensor.flatten().tolist()
     }
     assert not labels & found
 

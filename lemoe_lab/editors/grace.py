@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
+from ..identity import number_of, prompt_numbers
+from ..routing import UNKNOWN
 from .base import OnStep, TrainingReport, named, tensors_of, train
 from .gradients import target_losses
 from .replacing import Replacement, ReplacingConfig, ReplacingEditor
-
-SAME_KEY = 1e-3  # of the initial radius: closer keys come from one prompt
 
 
 class GRACEConfig(ReplacingConfig):
@@ -49,19 +48,21 @@ class GRACEConfig(ReplacingConfig):
 class Codebook:
     """Entries of a codebook; nothing in it is changed in place.
 
-    ``keys`` (n, d), ``values`` (n, d), ``radii`` (n,), ``labels`` (n,) int64.
+    ``keys`` (n, d), ``values`` (n, d), ``radii`` (n,), ``labels`` (n,) and ``prompts`` (n,) int64:
+    the numbers of the targets, and of the prompts that the keys come from.
     """
 
     keys: Tensor
     values: Tensor
     radii: Tensor
     labels: Tensor
+    prompts: Tensor
 
     @classmethod
     def empty(cls, width: int, device: torch.device) -> Codebook:
         rows = torch.empty(0, width, device=device)
-        labels = torch.empty(0, dtype=torch.long, device=device)
-        return cls(rows, rows, torch.empty(0, device=device), labels)
+        numbers = torch.empty(0, dtype=torch.long, device=device)
+        return cls(rows, rows, torch.empty(0, device=device), numbers, numbers)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -72,30 +73,37 @@ class Codebook:
         return torch.cdist(queries, self.keys, compute_mode=exact).min(1)
 
     def learned(
-        self, key: Tensor, value: Tensor, label: int, radius: float
+        self, key: Tensor, value: Tensor, label: int, radius: float, prompt: int = UNKNOWN
     ) -> tuple[Codebook, int]:
         """The codebook after an edit with this key (d,), and the entry that answers for it."""
+        numbers = (torch.tensor([number], device=key.device) for number in (radius, label, prompt))
+        new = Codebook(key[None], value[None], *numbers)
         if not len(self):
-            return self._added(key, value, label, radius)
+            return self._added(new)
+        if prompt != UNKNOWN and len(known := (self.prompts == prompt).nonzero()):
+            return self._revised(known.item(), new)
         distance, entry = (found.item() for found in self.nearest(key[None]))
         if distance > self.radii[entry].item() + radius:
-            return self._added(key, value, label, radius)
+            return self._added(new)
         if self.labels[entry].item() == label:
-            wider = max(distance, self.radii[entry].item())
-            return self._changed(entry, radii=wider), entry
-        if distance <= SAME_KEY * radius:
-            return self._changed(entry, values=value, labels=label), entry
+            return self._widened(entry, distance), entry
+        if distance == 0:  # no query could tell the two apart
+            return self._revised(entry, new)
         halved = self._changed(entry, radii=distance / 2)
-        return halved._added(key, value, label, distance / 2)
+        return halved._added(replace(new, radii=torch.full_like(new.radii, distance / 2)))
 
-    def _added(self, key: Tensor, value: Tensor, label: int, radius: float) -> tuple[Codebook, int]:
-        entry = Codebook(
-            key[None],
-            value[None],
-            torch.tensor([radius], device=key.device),
-            torch.tensor([label], device=key.device),
-        )
-        return self.written(torch.tensor([len(self)], device=key.device), entry), len(self)
+    def _revised(self, entry: int, newer: Codebook) -> tuple[Codebook, int]:
+        """The codebook with an edit of the very prompt of an entry."""
+        if self.labels[entry] == newer.labels[0]:
+            return self._widened(entry, (self.keys[entry] - newer.keys[0]).norm().item()), entry
+        columns = {name: new[0] for name, new in newer.columns().items() if name != "radii"}
+        return self._changed(entry, **columns), entry
+
+    def _widened(self, entry: int, distance: float) -> Codebook:
+        return self._changed(entry, radii=max(distance, self.radii[entry].item()))
+
+    def _added(self, new: Codebook) -> tuple[Codebook, int]:
+        return self.written(torch.tensor([len(self)], device=new.keys.device), new), len(self)
 
     def _changed(self, entry: int, **columns: Tensor | float) -> Codebook:
         new = {name: getattr(self, name).clone() for name in columns}
@@ -122,13 +130,11 @@ class Codebook:
 
     def differing(self, earlier: Codebook) -> Tensor:
         """Entries, ascending, that a shorter or equally long ``earlier`` codebook lacks."""
-        other = torch.ones(len(self), dtype=torch.bool, device=self.keys.device)
-        kept = slice(0, len(earlier))
-        other[kept] = (
-            (self.radii[kept] != earlier.radii)
-            | (self.labels[kept] != earlier.labels)
-            | (self.values[kept] != earlier.values).any(1)
-        )
+        other = torch.zeros(len(self), dtype=torch.bool, device=self.keys.device)
+        other[len(earlier) :] = True
+        for name, column in self.columns().items():
+            changed = column[: len(earlier)] != getattr(earlier, name)
+            other[: len(earlier)] |= changed[..., None].flatten(1).any(1)
         return other.nonzero()[:, 0]
 
 
@@ -167,7 +173,8 @@ class GRACE(ReplacingEditor):
     Values are trained by gradient on the target of their edits, those of a batch together: each
     touches only its own inputs, and stops when the loss of all of them is ``enough``. An expanded
     entry is trained on if its value does not answer yet. Where a newer edit has the very prompt of
-    an entry, a split would leave no room to either; the newer edit takes the entry over.
+    an entry, a split would leave no room to either; the newer edit takes the entry over. Prompts
+    are known by their tokens, for in low precision the key of one hangs on what it is batched with.
     """
 
     Config = GRACEConfig
@@ -212,11 +219,13 @@ class GRACE(ReplacingEditor):
         with self.unedited():
             states = self.host.states(sequences, self.layer)
         codebook, entries = self.codebook, []
-        for key, value, sequence in zip(
-            states.prompt_state, self._first_values(states), sequences, strict=True
+        prompts = prompt_numbers(self.host, batch).tolist()
+        values = self._first_values(states)
+        for key, value, sequence, prompt in zip(
+            states.prompt_state, values, sequences, prompts, strict=True
         ):
-            label = label_of(sequence.target)
-            codebook, entry = codebook.learned(key, value, label, self.epsilon)
+            label = number_of(sequence.target)
+            codebook, entry = codebook.learned(key, value, label, self.epsilon, prompt)
             entries.append(entry)
         entry_of = torch.tensor(entries, device=self.host.device)
         codebook, losses = self._train(codebook, entry_of, states, on_step)
@@ -313,8 +322,3 @@ class GRACE(ReplacingEditor):
         device = self.host.device
         entries = Codebook(**tensors_of(state, "entries", device))
         self._apply(self.codebook.written(state["rows"].to(device), entries))
-
-
-def label_of(target: Sequence[int]) -> int:
-    """A number for a target's token ids; equal for equal targets, on any machine."""
-    return int.from_bytes(hashlib.sha256(repr(tuple(target)).encode()).digest()[:7], "big")
