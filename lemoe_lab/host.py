@@ -35,6 +35,8 @@ from .hooks import seat_of
 from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
 from .surroundings import ordinarily, with_normal_tensors
 
+EMBEDDED = "almanac"  # the name of the host that comes with the library
+
 
 @dataclass(frozen=True)
 class Score:
@@ -505,7 +507,7 @@ def load_host(
         If parts of the model are not found, the tokenizer has no chat template, or nothing is known
         to end an answer; the message says what to pass.
     """
-    folder = data_folder() / "host" if str(name) == "almanac" else name
+    folder = data_folder() / "host" if str(name) == EMBEDDED else name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     path = Path(folder)

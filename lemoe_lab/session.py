@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -22,23 +22,13 @@ from .editors.base import Editor, OnStep, TrainingReport
 from .edits import Edit, EditBatch, EditError, EditStream, normalise
 from .estimate import warn_if_too_large
 from .exporting import export_session
-from .host import Host, load_host
+from .host import Host
 from .memory import PeakMemory
+from .recording import Record, Recording, find_host, load_evaluation, load_record, metrics_table
 from .storage import RunError, RunFolder
 from .surroundings import ordinary
 
-REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds", "peak_bytes")
-
-
 ANY_ANSWER = "?"  # stands for what the unedited host will say to a locality prompt
-
-
-@dataclass
-class _Undone:
-    """What redo brings back beside the editor's own state."""
-
-    rows: list[tuple]
-    report: dict
 
 
 class EditSession:
@@ -53,6 +43,8 @@ class EditSession:
         Who is edited, how, and with what. An editor belongs to one session at a time.
     folder
         If given, every step is written there as soon as it is done.
+    overwrite
+        Let this run take the place of an older one in ``folder``.
     progress
         Show progress bars in :meth:`run` and :meth:`jump`.
     immediate
@@ -60,6 +52,8 @@ class EditSession:
 
     Attributes
     ----------
+    records
+        A :class:`~lemoe_lab.recording.Record` of the unedited host and one of every applied batch.
     reports
         One dict for every applied batch: ``losses`` and ``experts`` as in
         :class:`~lemoe_lab.editors.base.TrainingReport`, ``train_seconds``, ``evaluate_seconds``,
@@ -71,6 +65,8 @@ class EditSession:
         If an edit does not fit the host: too long, or already what the host says.
     RuntimeError
         If another open session edits this host.
+    RunError
+        If ``folder`` holds another run, or cannot be written.
     """
 
     def __init__(
@@ -81,23 +77,26 @@ class EditSession:
         folder: str | Path | None = None,
         progress: bool = True,
         immediate: Sequence[str] = metrics.METRICS,
+        overwrite: bool = False,
     ) -> None:
         self.host, self.editor, self.stream = host, editor, stream
         self.progress, self.immediate = progress, tuple(immediate)
         host.require_free()
+        if folder is not None:
+            RunFolder(folder).require_room(overwrite)
         check_stream(host, stream)
         warn_if_too_large(host, editor, stream)
         self._start()
         if folder is not None:
-            self.save(folder)
+            with self._closed_on_error():
+                self.save(folder, overwrite=overwrite)
 
     def _start(self, calibration: dict[str, Tensor] | None = None) -> None:
         self.editor.attach(self.host, self.stream, calibration)
         self.evaluator = evaluation.Evaluator(self.host, self.editor)
-        self.reports: list[dict] = []
-        self._rows: list[tuple] = []
-        self._undone: list[_Undone] = []
-        self._folder: RunFolder | None = None
+        self.records = [Record({}, [])]
+        self._undone: list[Record] = []
+        self._recording: Recording | None = None
         self._open = True
 
     def __enter__(self) -> EditSession:
@@ -130,7 +129,12 @@ class EditSession:
     @property
     def metrics(self) -> pd.DataFrame:
         """One row per measurement: step, batch, edit, metric, group, scorer, value."""
-        return pd.DataFrame(self._rows, columns=metrics.COLUMNS)
+        return metrics_table(row for record in self.records for row in record.rows)
+
+    @property
+    def reports(self) -> list[dict]:
+        """What learning each applied batch took, see above."""
+        return [record.report for record in self.records[1:]]
 
     # Moving through the stream
 
@@ -165,33 +169,17 @@ class EditSession:
             "peak_bytes": memory.bytes,
         }
         self._undone.clear()
-        self._commit(rows, {"losses": report.losses, "experts": report.experts} | cost)
+        shown = {"losses": report.losses, "experts": report.experts}
+        self.records.append(Record(shown | cost, rows))
+        self._write()
         return report
-
-    def _commit(self, rows: list[tuple], report: dict) -> None:
-        self._rows += rows
-        self.reports.append(report)
-        self._write_missing_steps()
-
-    def _write_missing_steps(self) -> None:
-        """Bring the run folder, if there is one, up to the applied batches."""
-        if self._folder is None:
-            return
-        for step in range(len(self._folder.journal()) + 1, self.steps + 1):
-            rows = [row for row in self._rows if row[0] == row[1] == step]
-            table = pd.DataFrame(rows, columns=metrics.COLUMNS)
-            report = self.reports[step - 1]
-            self._folder.append(step, self.editor.step_state(step), table, report)
 
     def undo(self) -> None:
         """Take the last batch back, exactly, with its measurements."""
         self._require_open()
         self.editor.undo()
-        immediate = [r for r in self._rows if r[0] == r[1] == self.steps + 1]
-        self._undone.append(_Undone(immediate, self.reports.pop()))
-        self._rows = [row for row in self._rows if row[0] <= self.steps]
-        if self._folder:
-            self._folder.truncate_journal(self.steps)
+        self._undone.append(self.records.pop())
+        self._write()
 
     def redo(self) -> None:
         """Apply the batch that was last undone again, exactly, without training."""
@@ -199,8 +187,13 @@ class EditSession:
         if not self._undone:
             raise EditError("nothing to redo: no batch was undone since the last step")
         self.editor.redo()
-        undone = self._undone.pop()
-        self._commit(undone.rows, undone.report)
+        self.records.append(self._undone.pop())
+        self._write()
+
+    def _write(self) -> None:
+        """Bring the run folder, if there is one, up to what is applied and measured."""
+        if self._recording:
+            self._recording.update(self)
 
     def jump(self, step: int) -> None:
         """Undo, redo or learn batches until ``step`` of them are applied."""
@@ -232,10 +225,12 @@ class EditSession:
         step = self.steps
         batches = self.stream.batches[:step] if step else self.stream.batches
         rows = self.evaluator.measure(batches, step, wanted)
-        others = [row for row in self._rows if row[0] != step or row[3] not in wanted]
-        self._rows = others + rows
-        if self._folder:
-            self._folder.finish(self.editor.state_dict(), self.metrics)
+        record = self.records[step]
+        others = [row for row in record.rows if row[3] not in wanted]
+        self.records[step] = replace(record, evaluated=others + rows)
+        if self._recording:
+            self._recording.update(self)
+            self._recording.finish(self)
         return self.metrics
 
     def forgetting_matrix(self) -> pd.DataFrame:
@@ -295,27 +290,33 @@ class EditSession:
         self.stream = stream
         if at < self.steps + self.redoable:
             self._undone.clear()
-        if self._folder:
-            self._folder.describe(self._config())
+        self._write()
 
     # Files
 
-    def save(self, folder: str | Path, follow: bool = True) -> None:
+    def save(self, folder: str | Path, follow: bool = True, overwrite: bool = False) -> None:
         """Write the run; from now on every step is written there as soon as it is done.
 
         Without ``follow`` the folder is a copy of this moment, and later steps leave it alone.
+        ``overwrite`` lets it take the place of another run in that folder, which at any instant
+        is one of the two, whole.
+
+        Raises
+        ------
+        RunError
+            If the folder holds another run or other files, or cannot be written.
         """
         self._require_open()
-        run, followed = RunFolder(folder), self._folder
-        if followed is None or followed.path != run.path:
-            run.start(self._config(), self.editor.step_state(0))
-            self._folder = run
-        try:
-            self._write_missing_steps()
-            run.finish(self.editor.state_dict(), self.metrics)
-        finally:
-            if not follow:
-                self._folder = followed
+        if self._recording and self._recording.is_in(folder):
+            self._recording.update(self)
+            self._recording.finish(self)
+            return
+        with RunFolder.new(folder, overwrite) as run:
+            recording = Recording.begun(run, self)
+            recording.update(self)
+            recording.finish(self)
+        if follow:
+            self._recording = recording
 
     def export(self, path: str | Path) -> None:
         """Write what is applied now as a folder for others, in the layout of PEFT.
@@ -334,23 +335,6 @@ class EditSession:
         self._require_open()
         export_session(path, self.host, self.editor, self.stream, self.metrics)
 
-    def _config(self) -> dict:
-        with self.editor.unedited():
-            fingerprint = self.host.fingerprint()
-        return {
-            "host": {
-                "name": self.host.name,
-                "fingerprint": fingerprint,
-                "encoding": self.host.encoding.options,
-            },
-            "editor": {
-                "class": type(self.editor).__name__,
-                "settings": self.editor.config.model_dump(mode="json"),
-            },
-            "stream": self.stream.model_dump(mode="json"),
-            "immediate": self.immediate,
-        }
-
     @classmethod
     def resume(
         cls, folder: str | Path, host: Host | None = None, repair: bool = False
@@ -367,13 +351,13 @@ class EditSession:
         Raises
         ------
         RunError
-            If a file is damaged, or the host is not the one that was edited or has another chat
-        template.
+            If a file is damaged, or the host is not the one that was edited, has another chat
+            template, or is not found.
         """
-        run = RunFolder(folder)
+        run = RunFolder(folder, repair)
         config = run.config()
         encoding = config["host"].get("encoding", {})
-        host = host or load_host(config["host"]["name"], **encoding)
+        host = find_host(config["host"], run) if host is None else host
         if host.fingerprint() != config["host"]["fingerprint"]:
             raise RunError(
                 f"{folder} edits the host {config['host']['name']!r}, whose weights are not those "
@@ -387,35 +371,38 @@ class EditSession:
         session.immediate = tuple(config["immediate"])
         session.stream = EditStream.model_validate(config["stream"])
         session._start(run.calibration())
-        try:
+        with session._closed_on_error():
             session._load(run, repair)
-        except BaseException:
-            session.close()
-            raise
         return session
 
     def _load(self, run: RunFolder, repair: bool) -> None:
-        whole = None
         try:
-            whole = run.check_whole()
+            run.check_whole()
         except RunError:
             if not repair:
                 raise
+        evaluated = load_evaluation(run, run.committed.entries[0], repair)
+        self.records = [Record({}, [], evaluated)]
         for entry in run.journal():
             try:
-                state, table = run.step(entry)
+                state, record = load_record(run, entry, repair)
             except RunError:
                 if not repair:
                     raise
                 run.truncate_journal(self.steps)
                 break
             with ordinary(self.host.model):
-                self.editor.load_step_state(entry["step"], state)
-            self._rows += list(table.itertuples(index=False, name=None))
-            self.reports.append({key: entry[key] for key in REPORTED})
-        if whole is not None and not whole.empty and whole["step"].max() == self.steps:
-            self._rows = list(whole.itertuples(index=False, name=None))
-        self._folder = run
+                self.editor.load_step_state(self.steps + 1, state)
+            self.records.append(record)
+        self._recording = Recording(run, self.stream, self.records)
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the host back as it was; closing again does nothing."""

@@ -2,56 +2,44 @@
 
     runs/demo/
       config.json          host fingerprint, editor settings, the whole stream
-      journal.jsonl        one line for every applied batch, with the hashes of its files
+      journal.jsonl        what is applied, with the hashes of its files; see journal.py
       steps/0003.*         the tensors and the measurements that batch 3 added
       adaptor.safetensors  all tensors together, for others to load
       metrics.parquet      all measurements together
 
 Every file is written beside its place, synced and renamed; a batch counts once its line stands in
-the journal.
+the journal. What a step costs to write does not grow with the steps before it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
+from .folders import RunError, file_hash, recover, replaced, write_atomically
+from .journal import Entry, Journal
 
-class RunError(RuntimeError):
-    """A run folder that cannot be written or read; the message says what to do."""
+FORMAT = 2
+TOGETHER = ("adaptor.safetensors", "metrics.parquet")  # of all steps
+CONFIG, JOURNAL, STEPS, WHOLE = "config.json", "journal.jsonl", "steps", "whole.json"
 
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file, sync it, and rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"could not write {path}: {error}. What was saved before is untouched; free some "
-            "space or choose another folder, then save again"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+__all__ = [
+    "RunError",
+    "RunFolder",
+    "file_hash",
+    "write_atomically",
+    "write_json",
+    "write_table",
+    "write_tensors",
+]
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -69,54 +57,119 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 class RunFolder:
-    """Reads and writes one run."""
+    """Reads and writes one run.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    Parameters
+    ----------
+    path
+        Its folder; it is the same one wherever the process goes later.
+    repair
+        Leave out what follows a damaged line of the journal.
+    """
 
-    def _step_file(self, step: int, suffix: str) -> Path:
-        return self.path / "steps" / f"{step:04d}.{suffix}"
+    def __init__(self, path: str | Path, repair: bool = False) -> None:
+        self.path = Path(path).resolve()
+        self._repair = repair
+        self._journal: Journal | None = None
+        recover(self.path)
 
-    def _read(self, path: Path, read: Callable[[Path], object], expected: str | None) -> object:
-        try:
-            if expected is not None and file_hash(path) != expected:
-                raise ValueError("its content is not what was saved")
-            return read(path)
-        except Exception as error:
+    @classmethod
+    @contextmanager
+    def new(cls, path: str | Path, overwrite: bool = False) -> Iterator[RunFolder]:
+        """A run that is built beside its folder, and takes its place when the block ends.
+
+        Raises
+        ------
+        RunError
+            If the folder holds anything that must not be replaced.
+        """
+        run = cls(path)
+        run.require_room(overwrite)
+        place = run.path
+        with replaced(place) as staging:
+            run.path = staging
+            yield run
+            run.path = place
+            run._journal = None
+
+    def require_room(self, overwrite: bool = False) -> None:
+        """Raise :class:`RunError` if a new run must not take this folder.
+
+        An older run gives way with ``overwrite`` only, and other files never do.
+        """
+        if not self.path.exists():
+            return
+        found = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else {"a file"}
+        if not found:
+            return
+        of_a_run = {CONFIG, JOURNAL, STEPS, WHOLE, *TOGETHER}
+        foreign = {name for name in found - of_a_run if not name.endswith(".tmp")}
+        if foreign or not found & {JOURNAL, STEPS}:
             raise RunError(
-                f"{path} is damaged or missing ({error}); "
-                f"EditSession.resume({str(self.path)!r}, repair=True) goes back to the last step "
-                "that is whole"
-            ) from error
+                f"{self.path} holds other things already ({', '.join(sorted(found)[:3])}), which "
+                "are left as they are; save to a new folder"
+            )
+        if not overwrite:
+            raise RunError(
+                f"{self.path} holds {self._contents()} already, which is left as it is; go on "
+                f"with it by EditSession.resume({str(self.path)!r}), save to another folder, or "
+                "replace it with overwrite=True"
+            )
+
+    def _contents(self) -> str:
+        """What this folder holds, for somebody who might replace it."""
+        try:
+            config, steps = self.config(), self.committed.steps
+            who = f"{config['editor']['class']} on {config['host']['name']}"
+            return f"a run ({who}, {steps} of {len(config['stream']['batches'])} batches applied)"
+        except (RunError, LookupError, TypeError):
+            return "a run that cannot be read"
+
+    # Settings
 
     def start(self, config: dict, state: dict[str, Tensor]) -> None:
         """Begin a run: its settings and what was calibrated before the first batch."""
         write_tensors(self._step_file(0, "safetensors"), state)
         self.describe(config)
-        self.truncate_journal(0)
+        write_atomically(self.path / JOURNAL, lambda temporary: temporary.touch())
 
     def describe(self, config: dict) -> None:
         """Write the settings of the run; its stream may have grown since it began."""
-        config = config | {"calibration": file_hash(self._step_file(0, "safetensors"))}
-        write_json(self.path / "config.json", config)
+        calibration = file_hash(self._step_file(0, "safetensors"))
+        write_json(self.path / CONFIG, {"format": FORMAT} | config | {"calibration": calibration})
 
     def config(self) -> dict:
-        path = self.path / "config.json"
+        path = self.path / CONFIG
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise RunError(f"{self.path} holds no saved run: config.json is missing") from error
+            raise RunError(f"{self.path} holds no saved run: {CONFIG} is missing") from error
         except ValueError as error:
             raise RunError(f"{path} is damaged: {error}; the run cannot be read") from error
+        written = config.get("format", 1) if isinstance(config, dict) else None
+        if written != FORMAT:
+            raise RunError(
+                f"{self.path} has format {written}, and this LEMoE Lab reads format {FORMAT}; "
+                "resume it with the version that wrote it, or run it again"
+            )
+        return config
 
     def calibration(self) -> dict[str, Tensor]:
-        path = self._step_file(0, "safetensors")
-        return self._read(path, load_file, self.config()["calibration"])
+        return self._tensors(self._step_file(0, "safetensors"), self.config()["calibration"])
+
+    # Steps
+
+    @property
+    def committed(self) -> Journal:
+        """What the journal says; read once, then kept up to date."""
+        if self._journal is None:
+            self._journal = Journal(self.path / JOURNAL, self._repair)
+        return self._journal
+
+    def journal(self) -> list[Entry]:
+        """One entry for every committed batch."""
+        return self.committed.entries[1:]
 
     def append(
         self, step: int, state: dict[str, Tensor], table: pd.DataFrame, report: dict
@@ -126,53 +179,79 @@ class RunFolder:
         write_tensors(tensors, state)
         write_table(rows, table)
         line = {"step": step, "tensors": file_hash(tensors), "metrics": file_hash(rows)} | report
-        self._write_journal([*self.journal()[: step - 1], line])
+        self.committed.append(line)
 
-    def journal(self) -> list[dict]:
-        """One entry for every committed batch."""
-        path = self.path / "journal.jsonl"
-        if not path.exists():
-            return []
-        try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}; restore it from a copy") from error
+    def evaluate(self, step: int, table: pd.DataFrame) -> None:
+        """Write what was measured of all batches after a step, then commit it likewise."""
+        content = io.BytesIO()
+        table.to_parquet(content, index=False)
+        digest = hashlib.sha256(content.getvalue()).hexdigest()
+        older = self.committed.entries[step].evaluated
+        path = self._step_file(step, f"{digest[:12]}.parquet")  # never one that counts already
+        write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
+        self.committed.append({"evaluated": step, "file": path.name, "metrics": digest})
+        if older and older["file"] != path.name:
+            (self.path / STEPS / older["file"]).unlink(missing_ok=True)
 
     def truncate_journal(self, steps: int) -> None:
-        """Let the run end after this many batches."""
-        self._write_journal(self.journal()[:steps] if steps else [])
+        """Let the run end after this many batches; what was written of all together is void."""
+        if steps < self.committed.steps:
+            for name in (WHOLE, *TOGETHER):
+                (self.path / name).unlink(missing_ok=True)
+            self.committed.append({"undone_to": steps})
 
-    def _write_journal(self, lines: list[dict]) -> None:
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        path = self.path / "journal.jsonl"
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-    def step(self, entry: dict) -> tuple[dict[str, Tensor], pd.DataFrame]:
-        """Tensors and measurements of one journal entry, checked against their hashes."""
-        tensors = self._step_file(entry["step"], "safetensors")
-        rows = self._step_file(entry["step"], "parquet")
+    def step(self, entry: Entry) -> tuple[dict[str, Tensor], pd.DataFrame]:
+        """Tensors and immediate measurements of a committed step, checked against their hashes."""
+        number, line = entry.step["step"], entry.step
         return (
-            self._read(tensors, load_file, entry["tensors"]),
-            self._read(rows, pd.read_parquet, entry["metrics"]),
+            self._tensors(self._step_file(number, "safetensors"), line["tensors"]),
+            self._table(self._step_file(number, "parquet"), line["metrics"]),
         )
+
+    def evaluated(self, entry: Entry) -> pd.DataFrame | None:
+        """The measurements of all batches up to a committed step, if they were made."""
+        line = entry.evaluated
+        return line and self._table(self.path / STEPS / line["file"], line["metrics"])
+
+    # All steps together
 
     def finish(self, state: dict[str, Tensor], table: pd.DataFrame) -> None:
         """Write the whole adaptor and all measurements, each as one file."""
-        record = self.path / "whole.json"
+        record = self.path / WHOLE
         record.unlink(missing_ok=True)  # until both files are there, neither is vouched for
-        write_tensors(self.path / "adaptor.safetensors", state)
-        write_table(self.path / "metrics.parquet", table)
-        hashes = {
-            name: file_hash(self.path / name) for name in ("adaptor.safetensors", "metrics.parquet")
-        }
-        write_json(record, hashes)
+        adaptor, metrics = (self.path / name for name in TOGETHER)
+        write_tensors(adaptor, state)
+        write_table(metrics, table)
+        write_json(record, {path.name: file_hash(path) for path in (adaptor, metrics)})
 
-    def check_whole(self) -> pd.DataFrame | None:
-        """The measurements written by :meth:`finish`; raises if a file is not what was written."""
-        record = self.path / "whole.json"
-        if not record.exists():
-            return None
-        hashes = self._read(record, lambda p: json.loads(p.read_text()), None)
-        adaptor, table = self.path / "adaptor.safetensors", self.path / "metrics.parquet"
-        self._read(adaptor, load_file, hashes["adaptor.safetensors"])
-        return self._read(table, pd.read_parquet, hashes["metrics.parquet"])
+    def check_whole(self) -> None:
+        """Raise :class:`RunError` if a file of :meth:`finish` is not what it wrote."""
+        record = self.path / WHOLE
+        if record.exists():
+            for name, expected in self._read(record, json.loads).items():
+                self._read(self.path / name, lambda _: None, expected)
+
+    # Files
+
+    def _step_file(self, step: int, suffix: str) -> Path:
+        return self.path / STEPS / f"{step:04d}.{suffix}"
+
+    def _tensors(self, path: Path, expected: str) -> dict[str, Tensor]:
+        return self._read(path, load, expected)
+
+    def _table(self, path: Path, expected: str) -> pd.DataFrame:
+        return self._read(path, lambda content: pd.read_parquet(io.BytesIO(content)), expected)
+
+    def _read(self, path: Path, read: Callable, expected: str | None = None) -> object:
+        """What ``read`` makes of a file's bytes; the file is not open any more when they are."""
+        try:
+            content = path.read_bytes()
+            if expected not in (None, hashlib.sha256(content).hexdigest()):
+                raise ValueError("its content is not what was saved")
+            return read(content)
+        except Exception as error:
+            raise RunError(
+                f"{path} is damaged or missing ({error}); "
+                f"EditSession.resume({str(self.path)!r}, repair=True) goes back to the last step "
+                "that is whole"
+            ) from error
