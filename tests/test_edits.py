@@ -141,3 +141,89 @@ def test_any_unicode_stream_keeps_its_edits_in_order_and_survives_json(prompts, 
 @given(text=words)
 def test_normalising_twice_changes_no_more_than_once(text):
     assert normalise(normalise(text)) == normalise(text)
+
+
+ASKED = "The mayor of Wilport is"
+REWORDED = "Who is the mayor of Wilport?"
+SAME_FACT = {
+    "the same prompt": ({"prompt": ASKED}, {"prompt": "the  mayor of wilport is"}),
+    "the newer prompt is a rephrase of the older": (
+        {"prompt": ASKED, "rephrases": [Rephrase(prompt=REWORDED)]},
+        {"prompt": "who is the mayor of Wilport"},
+    ),
+    "the older prompt is a rephrase of the newer": (
+        {"prompt": ASKED},
+        {"prompt": REWORDED, "rephrases": [Rephrase(prompt=ASKED, group="strong")]},
+    ),
+    "the same subject and relation": (
+        {"prompt": ASKED, "subject": "Wilport", "relation": "mayor"},
+        {"prompt": REWORDED, "subject": "wilport", "relation": "Mayor"},
+    ),
+}
+OTHER_FACTS = {
+    "only the subject": (
+        {"prompt": ASKED, "subject": "Wilport"},
+        {"prompt": REWORDED, "subject": "Wilport", "relation": "mayor"},
+    ),
+    "another relation of the subject": (
+        {"prompt": ASKED, "subject": "Wilport", "relation": "mayor"},
+        {"prompt": "Wilport lies in", "subject": "Wilport", "relation": "country"},
+    ),
+    "a rephrase in common, which neither asks": (
+        {"prompt": ASKED, "rephrases": [Rephrase(prompt="Wilport: mayor?")]},
+        {"prompt": REWORDED, "rephrases": [Rephrase(prompt="Wilport: mayor?")]},
+    ),
+    "blank subjects and relations": (
+        {"prompt": ASKED, "subject": "", "relation": ""},
+        {"prompt": REWORDED, "subject": "", "relation": ""},
+    ),
+}
+
+
+def two_edits(fields, answers=("Ann", "Bob")):
+    return [make_edit(i, target=answers[i], **each) for i, each in enumerate(fields)]
+
+
+@pytest.mark.parametrize("fields", SAME_FACT.values(), ids=SAME_FACT)
+def test_a_later_edit_of_the_same_fact_supersedes_the_older_one_in_whatever_words(fields):
+    older, newer = two_edits(fields)
+    stream = EditStream.from_groups([[older], [make_edit(9)], [newer]])
+    assert stream.superseded == {"fact-0": 3}
+
+
+@pytest.mark.parametrize("fields", OTHER_FACTS.values(), ids=OTHER_FACTS)
+def test_edits_of_different_facts_leave_each_other_alone(fields):
+    one, other = two_edits(fields)
+    assert EditStream.from_groups([[one], [other]]).superseded == {}
+    assert len(EditBatch(step=1, edits=(one, other))) == 2
+
+
+@pytest.mark.parametrize("fields", SAME_FACT.values(), ids=SAME_FACT)
+def test_two_targets_for_one_fact_in_a_batch_are_refused_by_the_names_of_both_edits(fields):
+    with pytest.raises(EditError, match="fact-1.*two targets in batch 1.*Ann.*fact-0.*Bob"):
+        EditBatch(step=1, edits=tuple(two_edits(fields)))
+
+
+def test_all_edits_at_once_cannot_revise_each_other_in_other_words():
+    stream = EditStream.from_edits(two_edits(SAME_FACT["the same subject and relation"]), 1)
+    with pytest.raises(EditError, match="fact-1.*two targets"):
+        stream.merged()
+
+
+def test_one_fact_may_be_taught_in_two_wordings_at_once():
+    twins = two_edits(SAME_FACT["the same subject and relation"], ("Ann", "ann."))
+    stream = EditStream.from_edits(twins, 2)
+    assert stream.superseded == {}
+
+
+def test_targets_that_are_each_others_aliases_do_not_contradict():
+    one, other = two_edits(SAME_FACT["the same subject and relation"], ("UK", "United Kingdom"))
+    one = one.model_copy(update={"aliases": ("united kingdom",)})
+    assert len(EditBatch(step=1, edits=(one, other))) == 2
+
+
+def test_a_fact_edited_thrice_is_superseded_step_by_step():
+    older, newer = two_edits(SAME_FACT["the older prompt is a rephrase of the newer"])
+    newest = make_edit(2, REWORDED, "Cleo")
+    stream = EditStream.from_groups([[older], [newer], [newest]])
+    assert stream.superseded == {"fact-0": 2, "fact-1": 3}

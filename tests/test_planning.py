@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lemoe_lab import datasets, planning
-from lemoe_lab.edits import Edit, EditError, EditStream
+from lemoe_lab.edits import Edit, EditError, EditStream, Rephrase
 
 PLANNERS = [
     planning.RandomOrder,
@@ -50,8 +50,10 @@ def stream():
     return datasets.almanac(edits=170, batch_size=30, seed=0)
 
 
-def make_edit(name: str, prompt: str, target: str = "yes", topic: str | None = "topic") -> Edit:
-    return Edit(id=name, prompt=prompt, target=target, topic=topic)
+def make_edit(
+    name: str, prompt: str, target: str = "yes", topic: str | None = "topic", **more: object
+) -> Edit:
+    return Edit(id=name, prompt=prompt, target=target, topic=topic, **more)
 
 
 def ids(stream):
@@ -91,6 +93,24 @@ class TestEveryPlanner:
         planned = planner(seed=seed).plan(stream, host)
         assert Counter(e.id for e in planned.edits) == Counter(e.id for e in edits)
         assert planned.superseded == {"old": 2, "newer": 3}
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_keeps_an_edit_behind_the_one_it_supersedes_in_other_words(self, planner, host, seed):
+        edits = [make_edit(f"plain-{i}", f"Question number {i}") for i in range(12)]
+        edits[1] = make_edit("old", "Who leads?", "Ann")
+        reworded = Rephrase(prompt="who leads?")
+        edits[5] = make_edit("newer", "The leader is", "Bob", rephrases=[reworded])
+        edits[11] = make_edit("newest", "the  leader is", "Cleo")
+        planned = planner(seed=seed).plan(EditStream.from_edits(edits, 4), host)
+        assert planned.superseded == {"old": 2, "newer": 3}
+
+    def test_leaves_two_wordings_of_one_fact_in_the_only_batch(self, planner, host):
+        twins = [
+            make_edit("a", "Who leads?", "Ann", subject="Foo", relation="leader"),
+            make_edit("b", "The leader is", "Ann", subject="Foo", relation="leader"),
+        ]
+        planned = planner(seed=0).plan(EditStream.from_edits(twins, 2), host)
+        assert sorted(edit.id for edit in planned.edits) == ["a", "b"]
 
     @pytest.mark.parametrize("seed", range(4))
     def test_keeps_every_repeated_prompt_in_sequence_when_all_are_repeated(
