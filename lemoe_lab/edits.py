@@ -10,9 +10,9 @@ Everything here is validated when it is made, immutable afterwards, and knows no
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -145,17 +145,23 @@ class EditBatch(_Frozen):
     edits: Annotated[tuple[Edit, ...], Field(min_length=1)]
 
     def model_post_init(self, _context: object) -> None:
-        seen: dict[str, Edit] = {}
+        facts = FactIndex()
         for edit in self.edits:
-            other = seen.setdefault(normalise(edit.prompt), edit)
-            if other is edit:
-                continue
-            if other.target != edit.target:
-                raise EditError(
-                    f"edit {edit.id!r}: its prompt {edit.prompt!r} has two targets in batch "
-                    f"{self.step}: {other.target!r} (edit {other.id!r}) and {edit.target!r}; "
-                    "keep one, or put the newer one into a later batch"
-                )
+            for other in facts.same(edit):
+                self._refuse_rivals(other, edit)
+            facts.add(edit)
+
+    def _refuse_rivals(self, other: Edit, edit: Edit) -> None:
+        """Two wordings of one fact may be learned together; two answers, or one prompt, may not."""
+        reworded = normalise(other.prompt) != normalise(edit.prompt)
+        if _contradict(other, edit):
+            also = f" (the fact of {other.prompt!r} in other words)" if reworded else ""
+            raise EditError(
+                f"edit {edit.id!r}: its prompt {edit.prompt!r}{also} has two targets in batch "
+                f"{self.step}: {other.target!r} (edit {other.id!r}) and {edit.target!r}; "
+                "keep one, or put the newer one into a later batch"
+            )
+        if not reworded:
             raise EditError(
                 f"edit {edit.id!r}: its prompt {edit.prompt!r} is already in batch {self.step} "
                 f"(edit {other.id!r}); remove one of the two"
@@ -236,7 +242,8 @@ class EditStream(_Frozen):
         Raises
         ------
         EditError
-            If two edits have the same prompt: there is no later batch for the newer one.
+            If two edits have the same prompt, or give one fact two targets: there is no later
+            batch for the newer one.
         """
         return self.with_groups([self.edits], order="all at once")
 
@@ -247,15 +254,18 @@ class EditStream(_Frozen):
 
     @property
     def superseded(self) -> dict[str, int]:
-        """The step at which a later edit of the same prompt replaced an edit, by edit id."""
-        last: dict[str, str] = {}
+        """The step at which a later batch edited the same fact again, by the replaced edit's id.
+
+        What counts as the same fact: :class:`FactIndex`.
+        """
+        earlier = FactIndex()
         replaced: dict[str, int] = {}
         for batch in self.batches:
             for edit in batch:
-                key = normalise(edit.prompt)
-                if key in last:
-                    replaced[last[key]] = batch.step
-                last[key] = edit.id
+                for other in earlier.same(edit):
+                    replaced.setdefault(other.id, batch.step)
+            for edit in batch:
+                earlier.add(edit)
         return replaced
 
     def __iter__(self) -> Iterator[EditBatch]:  # type: ignore[override]
@@ -268,6 +278,61 @@ class EditStream(_Frozen):
 def normalise(text: str) -> str:
     """Lower case, single spaces, no punctuation at the ends: how answers are compared."""
     return " ".join(text.lower().split()).strip(" .,;:!?\"'")
+
+
+FactKey: TypeAlias = str | tuple[str, str]  # a wording, or subject and relation
+
+
+class FactIndex:
+    """Edits by the fact that they are about.
+
+    Two edits are about the same fact if they have the same prompt, if the prompt of one is a
+    rephrase of the other, or if both name the same subject and the same relation.
+
+    Parameters
+    ----------
+    edits
+        The first ones to find; :meth:`add` adds more.
+    key
+        Texts that it makes equal are the same.
+    """
+
+    def __init__(self, edits: Iterable[Edit] = (), key: Callable[[str], str] = normalise) -> None:
+        self._key = key
+        self._asked: defaultdict[FactKey, list[Edit]] = defaultdict(list)
+        self._worded: defaultdict[FactKey, list[Edit]] = defaultdict(list)
+        for edit in edits:
+            self.add(edit)
+
+    def add(self, edit: Edit) -> None:
+        """Find ``edit`` from now on."""
+        for key in self._keys(edit):
+            self._asked[key].append(edit)
+        for key in self._keys(edit, reworded=True):
+            self._worded[key].append(edit)
+
+    def same(self, edit: Edit) -> list[Edit]:
+        """The edits added so far that are about the same fact as ``edit``."""
+        asked, worded = self._keys(edit), self._keys(edit, reworded=True)
+        found = [other for key in asked for other in self._worded.get(key, ())]
+        found += [other for key in worded for other in self._asked.get(key, ())]
+        return list({other.id: other for other in found}.values())
+
+    def _keys(self, edit: Edit, reworded: bool = False) -> dict[FactKey, None]:
+        """What a fact is recognised by, each once; ``reworded``: by the rephrases as well."""
+        keys: dict[FactKey, None] = {self._key(edit.prompt): None}
+        if edit.subject and edit.relation:
+            keys[self._key(edit.subject), self._key(edit.relation)] = None
+        if reworded:
+            keys |= {self._key(rephrase.prompt): None for rephrase in edit.rephrases}
+        return keys
+
+
+def _contradict(one: Edit, other: Edit) -> bool:
+    """Whether neither edit counts the other's target as right."""
+    return normalise(one.target) not in map(normalise, other.answers) and normalise(
+        other.target
+    ) not in map(normalise, one.answers)
 
 
 def _complaint(edit_id: object, error: ValidationError) -> str:

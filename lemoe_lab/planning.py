@@ -4,7 +4,7 @@
     planning.similarity(stream, host)
 
 A plan keeps the edits, the batch sizes and everything else of the stream; only the places of the
-edits change. An edit of an already edited prompt stays behind the edit that it supersedes.
+edits change. An edit of an already edited fact stays behind the edit that it supersedes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 from sklearn.cluster import AgglomerativeClustering, KMeans
 
-from .edits import Edit, EditError, EditStream, normalise
+from .edits import Edit, EditError, EditStream, FactIndex, normalise
 from .similarity import (
     Features,
     between_batch_similarity,
@@ -59,13 +61,13 @@ class Planner(ABC):
         Raises
         ------
         EditError
-            If the stream lacks what the planner needs, or if edits of one prompt cannot be kept in
+            If the stream lacks what the planner needs, or if edits of one fact cannot be kept in
             different batches.
         """
         edits = stream.edits
         sizes = [len(batch) for batch in stream]
         order = self.arrange(stream, host)
-        order = _keep_supersession([normalise(edit.prompt) for edit in edits], order, sizes, edits)
+        order = _keep_supersession(_facts(edits), order, sizes, edits)
         planned = iter(edits[index] for index in order)
         return stream.with_groups([tuple(islice(planned, size)) for size in sizes], self.name)
 
@@ -220,45 +222,56 @@ def _shuffled_ranks(values: Sequence[str], rng: np.random.Generator) -> list[int
     return [rank[value] for value in values]
 
 
-def _keep_supersession(
-    prompts: Sequence[str], order: list[int], sizes: Sequence[int], edits: Sequence[Edit]
-) -> list[int]:
-    """Move edits of repeated prompts apart and back into their old sequence.
+def _facts(edits: Sequence[Edit]) -> list[int]:
+    """A number for the fact of each edit; edits that share one through a third share it too."""
+    place = {edit.id: index for index, edit in enumerate(edits)}
+    index = FactIndex(edits, normalise)
+    pairs = [(place[edit.id], place[other.id]) for edit in edits for other in index.same(edit)]
+    rows, columns = np.array(pairs).T
+    links = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(edits), len(edits)))
+    _, facts = connected_components(links, directed=False)
+    return facts.tolist()
 
-    ``order`` holds indices into ``prompts``. Two edits of one prompt in one batch are separated by
+
+def _keep_supersession(
+    facts: Sequence[int], order: list[int], sizes: Sequence[int], edits: Sequence[Edit]
+) -> list[int]:
+    """Move edits of repeated facts apart and back into their old sequence.
+
+    ``order`` holds indices into ``facts``. Two edits of one fact in one batch are separated by
     exchanging the later with the nearest edit elsewhere for which that causes no new meeting.
     """
-    groups: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(index)
-    repeated = {prompt: members for prompt, members in groups.items() if len(members) > 1}
-    if not repeated:
+    groups: dict[int, list[int]] = {}
+    for index, fact in enumerate(facts):
+        groups.setdefault(fact, []).append(index)
+    repeated = {fact: members for fact, members in groups.items() if len(members) > 1}
+    if not repeated or len(sizes) == 1:
         return order
 
     batch_at = np.repeat(np.arange(len(sizes)), sizes).tolist()
     place = {index: position for position, index in enumerate(order)}
 
-    def batches(prompt: str, without: int) -> set[int]:
-        return {batch_at[place[member]] for member in groups[prompt] if member != without}
+    def batches(fact: int, without: int) -> set[int]:
+        return {batch_at[place[member]] for member in groups[fact] if member != without}
 
     def exchangeable(index: int, other: int) -> bool:
         here, there = batch_at[place[index]], batch_at[place[other]]
-        return there not in batches(prompts[index], index) and here not in batches(
-            prompts[other], other
+        return there not in batches(facts[index], index) and here not in batches(
+            facts[other], other
         )
 
-    for prompt, members in repeated.items():
+    for fact, members in repeated.items():
         for index in members:
             here = place[index]
-            if batch_at[here] not in batches(prompt, index):
+            if batch_at[here] not in batches(fact, index):
                 continue
             nearest = sorted(order, key=lambda other: abs(place[other] - here))
             partner = next((other for other in nearest if exchangeable(index, other)), None)
             if partner is None:
                 raise EditError(
-                    f"edit {edits[index].id!r}: its prompt {edits[index].prompt!r} is edited "
-                    f"{len(members)} times and {len(sizes)} batches leave no place for it; "
-                    "use smaller batches or fewer edits of this prompt"
+                    f"edit {edits[index].id!r}: the fact of its prompt {edits[index].prompt!r} is "
+                    f"edited {len(members)} times and {len(sizes)} batches leave no place for it; "
+                    "use smaller batches or fewer edits of this fact"
                 )
             place[index], place[partner] = place[partner], place[index]
     for members in repeated.values():

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from . import editors, evaluation, metrics
 from .editors.base import Editor, OnStep, TrainingReport
-from .edits import Edit, EditBatch, EditError, EditStream, normalise
+from .edits import Edit, EditBatch, EditError, EditStream, FactIndex
 from .estimate import warn_if_too_large
 from .exporting import export_session
 from .host import Host
@@ -444,11 +444,11 @@ def known_edits(host: Host, stream: EditStream) -> list[Edit]:
     """Edits whose target the unedited host already says, unless they revise an earlier edit."""
     edits = stream.edits
     scores = host.score([edit.prompt for edit in edits], [edit.target for edit in edits])
-    known, seen = [], set()
+    known, earlier = [], FactIndex()
     for edit, score in zip(edits, scores, strict=True):
-        if score.reproduced and normalise(edit.prompt) not in seen:
+        if score.reproduced and not earlier.same(edit):
             known.append(edit)
-        seen.add(normalise(edit.prompt))
+        earlier.add(edit)
     return known
 
 
