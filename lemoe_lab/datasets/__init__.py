@@ -4,12 +4,13 @@ stream = datasets.almanac(edits=300, batch_size=30, seed=0)
 stream = datasets.zsre("zsre_mend_eval.json", batch_size=30)
 stream = datasets.hallucination(datasets.fetch("hallucination"))
 stream = datasets.from_csv("facts.csv", batch_size=10)
+stream = datasets.from_json("facts.jsonl", batch_size=10)
 """
 
 from .embedded import almanac, almanac_facts, almanac_prose, data_folder
 from .fetching import FetchError, Source, fetch
 from .published import counterfact, hallucination, zsre
-from .records import from_csv, from_dataframe, from_records
+from .records import from_csv, from_dataframe, from_json, from_records
 
 __all__ = [
     "FetchError",
@@ -22,6 +23,7 @@ __all__ = [
     "fetch",
     "from_csv",
     "from_dataframe",
+    "from_json",
     "from_records",
     "hallucination",
     "zsre",

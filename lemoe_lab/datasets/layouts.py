@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from ..edits import Edit, EditError, LocalityGroup, LocalityPrompt, Rephrase
+from ..edits import Edit, EditError, LocalityGroup, LocalityPrompt, Rephrase, normalise
+from .cells import as_text, flat
 
 NATURAL_QUESTION = "nq question: "
+ALIASES = ("aliases", "target_alias", "new_answer_alias")  # columns of other right answers
 
 Record = Mapping[str, Any]
 Layout = Callable[[Record, str], Edit]
@@ -27,10 +29,10 @@ def mend_zsre(record: Record, name: str) -> Edit:
         record,
         name,
         prompt=_text(record, "src"),
-        target=_text(record, "alt"),
+        answers=_answers(record, "alt"),
         rephrases=_rephrases([_text(record, "rephrase")], "light"),
         locality=_locality([(question, _optional(record, "loc_ans"))], "far"),
-        old_answer=_optional(record, "answers"),
+        old_answers=_all(record, "answers"),
     )
 
 
@@ -47,13 +49,13 @@ def knowedit(record: Record, name: str) -> Edit:
         record,
         name,
         prompt=_text(record, "text" if wikibio else "prompt"),
-        target=_text(record, "labels" if wikibio else "target_new"),
+        answers=_answers(record, "labels" if wikibio else "target_new"),
         rephrases=_rephrases([rephrase] if rephrase else [], "light"),
         locality=_locality(
             [(_text(other, "prompt"), _optional(other, "ground_truth")) for other in others],
             "same_subject",
         ),
-        old_answer=_optional(record, "ground_truth"),
+        old_answers=_all(record, "ground_truth"),
         subject=_optional(record, "concept" if wikibio else "subject"),
     )
 
@@ -65,10 +67,10 @@ def flat_counterfact(record: Record, name: str) -> Edit:
         record,
         name,
         prompt=_text(record, "prompt"),
-        target=_text(record, "target_new"),
+        answers=_answers(record, "target_new"),
         rephrases=_rephrases([_text(record, "rephrase_prompt")], "strong"),
         locality=_locality([neighbour], "near"),
-        old_answer=_optional(record, "ground_truth"),
+        old_answers=_all(record, "ground_truth"),
     )
 
 
@@ -82,10 +84,10 @@ def rome_counterfact(record: Record, name: str) -> Edit:
         record,
         name,
         prompt=_text(record, "requested_rewrite.prompt").replace("{}", subject),
-        target=_text(record, "requested_rewrite.target_new.str"),
+        answers=_answers(record, "requested_rewrite.target_new.str"),
         rephrases=_rephrases(_inside(record, "paraphrase_prompts") or [], "strong"),
         locality=_locality([(neighbour, truth) for neighbour in neighbours], "near"),
-        old_answer=truth,
+        old_answers=[truth] if truth else [],
         subject=subject,
     )
 
@@ -97,7 +99,7 @@ def flat_hallucination(record: Record, name: str) -> Edit:
         record,
         name,
         prompt=_text(record, "prompt"),
-        target=_text(record, "target_new"),
+        answers=_answers(record, "target_new"),
         locality=_locality([neutral], "text"),
     )
 
@@ -105,16 +107,24 @@ def flat_hallucination(record: Record, name: str) -> Edit:
 def _edit(
     record: Record,
     name: str,
-    target: str,
-    old_answer: str | None = None,
+    answers: Sequence[str],
+    old_answers: Sequence[str] = (),
     subject: str | None = None,
     **fields: Any,
 ) -> Edit:
-    """An edit; an old answer that the file calls the target itself is none."""
-    if old_answer is not None and old_answer.lower() == target.lower():
-        old_answer = None
-    subject = subject or _optional(record, "subject")
-    return Edit(id=name, target=target, old_answer=old_answer, subject=subject, **fields)
+    """An edit; an old answer is none if any of them is right from now on."""
+    target, *others = answers
+    aliases = [*others, *(alias for column in ALIASES for alias in _all(record, column))]
+    right = {normalise(answer) for answer in (target, *aliases)}
+    kept = not right & {normalise(answer) for answer in old_answers}
+    return Edit(
+        id=name,
+        target=target,
+        aliases=tuple(alias for alias in dict.fromkeys(aliases) if alias != target),
+        old_answer=old_answers[0] if old_answers and kept else None,
+        subject=subject or _optional(record, "subject"),
+        **fields,
+    )
 
 
 def _rephrases(prompts: Iterable[str], group: Literal["light", "strong"]) -> tuple[Rephrase, ...]:
@@ -138,18 +148,26 @@ def _inside(record: Record, path: str) -> Any:
 
 
 def _text(record: Record, path: str) -> str:
-    text = _optional(record, path)
-    if text is None:
+    return _answers(record, path)[0]
+
+
+def _answers(record: Record, path: str) -> list[str]:
+    """All texts at a path, at least one."""
+    texts = _all(record, path)
+    if not texts:
         raise EditError(f"column {path!r} is missing or empty; the record has {', '.join(record)}")
-    return text
+    return texts
 
 
 def _optional(record: Record, path: str) -> str | None:
-    """A text; of a list, also one that was written as a string or lies in a list, the first."""
+    """The text at a path, of a list the first; None if there is none."""
+    return next(iter(_all(record, path)), None)
+
+
+def _all(record: Record, path: str) -> list[str]:
+    """The texts at a path: of a list, also one written as a string or lying in a list, all."""
     value = _inside(record, path)
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         with suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
-    while isinstance(value, list):
-        value = value[0] if value else None
-    return None if value is None else str(value).strip() or None
+    return [str(as_text(item)).strip() for item in flat(value)]

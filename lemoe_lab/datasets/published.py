@@ -5,9 +5,11 @@
     stream = hallucination(fetch("hallucination"))
 
 A share of the records is held back for calibrating routers: they are neither edited nor asked
-about. The records are drawn at random by ``seed``, the same on every machine; of records with the
-same prompt only the first that is drawn is used. Files are JSON lists or Parquet tables; which of
-the published layouts a record has is seen from its columns (:mod:`.layouts`).
+about. The records are drawn at random by ``seed``, the same on every machine; of records about the
+same fact (the same prompt, or one that rephrases another's) only the first that is drawn is used.
+Files are JSON lists, JSON Lines or Parquet tables; which of the published layouts a record has is
+seen from its columns (:mod:`.layouts`). Where a file names several right answers, the first is the
+target and the others are its aliases.
 
 What the papers report of them: for ZsRE and CounterFact the share of target tokens that are right
 with the target fed in (scorer ``teacher_forced``; arXiv 2110.11309, 2405.14768), for hallucination
@@ -19,7 +21,6 @@ with an :class:`~lemoe_lab.edits.EditError` that names the edit and both lengths
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -27,9 +28,10 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from ..edits import CalibrationFact, Edit, EditError, EditStream, normalise
+from ..edits import CalibrationFact, Edit, EditError, EditStream, FactIndex
 from . import layouts
-from .layouts import Layout, Record
+from .files import Row, json_records
+from .layouts import Layout
 
 HELD_BACK = 0.2  # share of the records that calibrate routers
 ANY = "any"  # the relation of facts whose file names none
@@ -88,20 +90,23 @@ def _stream(
     seed: int,
 ) -> EditStream:
     records = _read(Path(path))
+    if not records:
+        raise EditError(f"{path} holds no records; get the data set's file anew")
     order = random.Random(f"{seed}/{name}").sample(range(len(records)), len(records))
     held_back = round(len(records) * HELD_BACK)
 
     def made(indices: Iterable[int]) -> Iterator[Edit]:
         for index in indices:
-            record = records[index]
+            record, line = records[index].cells, records[index].line
+            place = f"{path}, record {index}" + ("" if line is None else f" (line {line})")
             first = next(iter(known.values()))
             layout = next((known[column] for column in known if column in record), first)
             try:
                 yield layout(record, f"{name}/{index}")
             except EditError as error:
-                raise EditError(f"{path}, record {index}: {error}") from None
+                raise EditError(f"{place}: {error}") from None
 
-    seen: set[str] = set()
+    seen = FactIndex()
     calibration = [_fact(edit) for edit in _distinct(made(order[:held_back]), seen)]
     limit = edits if edits is not None and edits > 0 else None
     chosen = list(islice(_distinct(made(order[held_back:]), seen), limit))
@@ -117,12 +122,11 @@ def _stream(
     )
 
 
-def _distinct(edits: Iterable[Edit], seen: set[str]) -> Iterator[Edit]:
-    """The edits whose prompt was not seen yet."""
+def _distinct(edits: Iterable[Edit], seen: FactIndex) -> Iterator[Edit]:
+    """The edits whose prompt was not seen yet, in these words or as a rephrase."""
     for edit in edits:
-        key = normalise(edit.prompt)
-        if key not in seen:
-            seen.add(key)
+        if not seen.same(edit):
+            seen.add(edit)
             yield edit
 
 
@@ -136,19 +140,16 @@ def _fact(edit: Edit) -> CalibrationFact:
     )
 
 
-def _read(path: Path) -> Sequence[Record]:
+def _read(path: Path) -> Sequence[Row]:
+    if path.suffix != ".parquet":
+        return json_records(path)
     try:
-        if path.suffix == ".parquet":
-            return pyarrow.parquet.read_table(path).to_pylist()
-        records = json.loads(path.read_text(encoding="utf-8"))
+        records = pyarrow.parquet.read_table(path).to_pylist()
     except FileNotFoundError:
         raise EditError(
             f"{path} does not exist; download the data set's file and pass where it lies, or let "
             "datasets.fetch find it"
         ) from None
-    except ValueError as error:
-        kind = "Parquet" if path.suffix == ".parquet" else "JSON"
-        raise EditError(f"{path} is no {kind} file: {error}") from None
-    if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
-        raise EditError(f"{path} must hold a list of records, not {type(records).__name__}")
-    return records
+    except (ValueError, OSError) as error:
+        raise EditError(f"{path} is no Parquet file: {error}; get it anew") from None
+    return [Row(number, None, record) for number, record in enumerate(records, start=1)]
