@@ -182,6 +182,90 @@ def test_published_files_load(shared_data, load, file, edits, groups):
     assert {prompt.group for edit in stream.edits for prompt in edit.locality} == groups
 
 
+LOADERS = pytest.mark.parametrize(
+    ("load", "record"),
+    [
+        (datasets.zsre, ZSRE),
+        (datasets.zsre, KNOWEDIT_ZSRE),
+        (datasets.counterfact, ROME),
+        (datasets.hallucination, KNOWEDIT_WIKIBIO),
+    ],
+    ids=["zsre", "zsre of KnowEdit", "counterfact", "hallucination"],
+)
+
+
+@LOADERS
+@pytest.mark.parametrize("name", ["records.jsonl", "records.json"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_published_file_may_hold_one_record_a_line(tmp_path, load, record, name, mark):
+    path = tmp_path / name
+    path.write_text(mark + f"{json.dumps(record)}\n\n" * 2, encoding="utf-8")
+    assert load(path).edits == load(written(tmp_path, [record, record])).edits
+
+
+@LOADERS
+def test_a_published_file_that_was_cut_off_is_refused_at_that_line(tmp_path, load, record):
+    path = tmp_path / "records.jsonl"
+    path.write_text(f"{json.dumps(record)}\n{json.dumps(record)[:40]}")
+    with pytest.raises(EditError, match=r"records\.jsonl, line 2, column \d+: .*cut off"):
+        load(path)
+    path.write_text(json.dumps([record, record], indent=1)[:-30])
+    with pytest.raises(EditError, match=r"records\.jsonl .*line \d+, column \d+.*cut off"):
+        load(path)
+
+
+def test_a_record_without_a_needed_column_is_named_by_its_line(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text("\n" + json.dumps({"src": "A is", "alt": "b", "rephrase": "a", "loc": None}))
+    with pytest.raises(EditError, match=r"record 0 \(line 2\): column 'loc' is missing or empty"):
+        datasets.zsre(path)
+
+
+@pytest.mark.parametrize(
+    ("alt", "answers"),
+    [
+        (["UK", "United Kingdom"], ("UK", "United Kingdom")),
+        ('["UK", "Britain", "UK"]', ("UK", "Britain")),
+        (1963, ("1963",)),
+    ],
+)
+def test_every_answer_that_a_file_calls_right_is_right(tmp_path, alt, answers):
+    edit = datasets.zsre(written(tmp_path, [ZSRE | {"alt": alt}])).edits[0]
+    assert edit.answers == answers
+
+
+def test_answers_beside_the_target_are_its_aliases(tmp_path):
+    record = ROME | {"new_answer_alias": ["Port Wil", "Wilport"]}
+    edit = datasets.counterfact(written(tmp_path, [record])).edits[0]
+    assert edit.answers == ("Wilport", "Port Wil")
+
+
+@pytest.mark.parametrize("old", [["Port Wil"], ["Oldport", "port  wil."], "wilport."])
+def test_an_old_answer_that_stays_right_is_none(tmp_path, old):
+    record = ZSRE | {"alt": ["Wilport", "Port Wil"], "answers": old}
+    assert datasets.zsre(written(tmp_path, [record])).edits[0].old_answer is None
+
+
+def test_not_a_number_is_no_answer(tmp_path):
+    record = ZSRE | {"loc_ans": float("nan"), "answers": float("nan")}
+    edit = datasets.zsre(written(tmp_path, [record])).edits[0]
+    assert (edit.old_answer, edit.locality[0].target) == (None, None)
+
+
+def test_a_prompt_that_rephrases_another_is_used_once(tmp_path):
+    reworded = ZSRE | {"src": ZSRE["rephrase"], "rephrase": "Gemland is ruled from", "alt": "Fo"}
+    stream = datasets.zsre(written(tmp_path, [ZSRE, reworded]))
+    assert len(stream.edits) == 1
+
+
+@pytest.mark.parametrize("name", ["records.json", "records.parquet"])
+def test_a_published_file_without_records_is_refused(tmp_path, name):
+    path = tmp_path / name
+    pd.DataFrame({"src": []}).to_parquet(path) if "parquet" in name else path.write_text("[]")
+    with pytest.raises(EditError, match="holds no records"):
+        datasets.zsre(path)
+
+
 def test_records_need_only_a_prompt_and_a_target():
     stream = datasets.from_records([{"prompt": "The capital of Gemland is", "target": "Wilport"}])
     assert stream.edits[0].id == "row/1"

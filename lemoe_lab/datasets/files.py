@@ -168,7 +168,7 @@ def json_records(path: Path, encoding: str | None = None) -> list[Row]:
             ) from None
         return _json_lines(path, text)
     if isinstance(found, dict) and path.suffix in LINES:
-        found = [found]
+        return [Row(1, text[: text.index("{")].count("\n") + 1, found)]
     if not isinstance(found, list):
         raise EditError(f"{path} must hold a list of records, not {_kind(found)}")
     for number, record in enumerate(found, start=1):
@@ -221,7 +221,7 @@ def _begins_with_object(text: str, suffix: str) -> bool:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "dict", list: "list", str: "a text or number", type(None): "null"}
+    names = {dict: "an object", list: "a list", str: "a text or number", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
 

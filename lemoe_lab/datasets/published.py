@@ -9,7 +9,7 @@ about. The records are drawn at random by ``seed``, the same on every machine; o
 same fact (the same prompt, or one that rephrases another's) only the first that is drawn is used.
 Files are JSON lists, JSON Lines or Parquet tables; which of the published layouts a record has is
 seen from its columns (:mod:`.layouts`). Where a file names several right answers, the first is the
-target and the others are its aliases.
+target and the others are its aliases. Text files are UTF-8 unless ``encoding`` names another.
 
 What the papers report of them: for ZsRE and CounterFact the share of target tokens that are right
 with the target fed in (scorer ``teacher_forced``; arXiv 2110.11309, 2405.14768), for hallucination
@@ -38,7 +38,12 @@ ANY = "any"  # the relation of facts whose file names none
 
 
 def zsre(
-    path: str | Path, edits: int | None = None, batch_size: int = 30, seed: int = 0
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
 ) -> EditStream:
     """Questions of ZsRE (Levy et al. 2017).
 
@@ -49,11 +54,16 @@ def zsre(
     ``same_subject``.
     """
     known = {"src": layouts.mend_zsre, "prompt": layouts.knowedit}
-    return _stream(path, "zsre", known, edits, batch_size, seed)
+    return _stream(path, "zsre", known, edits, batch_size, seed, encoding)
 
 
 def counterfact(
-    path: str | Path, edits: int | None = None, batch_size: int = 30, seed: int = 0
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
 ) -> EditStream:
     """Counterfactual statements (Meng et al., arXiv 2202.05262).
 
@@ -63,11 +73,16 @@ def counterfact(
     original layout it needs ``requested_rewrite``, and every paraphrase and neighbour is asked.
     """
     known = {"prompt": layouts.flat_counterfact, "requested_rewrite": layouts.rome_counterfact}
-    return _stream(path, "counterfact", known, edits, batch_size, seed)
+    return _stream(path, "counterfact", known, edits, batch_size, seed, encoding)
 
 
 def hallucination(
-    path: str | Path, edits: int | None = None, batch_size: int = 30, seed: int = 0
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
 ) -> EditStream:
     """Corrected sentences of WikiBio passages (SelfCheckGPT, arXiv 2303.08896).
 
@@ -78,7 +93,7 @@ def hallucination(
     its second half calibrate routers.
     """
     known = {"prompt": layouts.flat_hallucination, "text": layouts.knowedit}
-    return _stream(path, "hallucination", known, edits, batch_size, seed)
+    return _stream(path, "hallucination", known, edits, batch_size, seed, encoding)
 
 
 def _stream(
@@ -88,8 +103,9 @@ def _stream(
     edits: int | None,
     batch_size: int,
     seed: int,
+    encoding: str | None,
 ) -> EditStream:
-    records = _read(Path(path))
+    records = _read(Path(path), encoding)
     if not records:
         raise EditError(f"{path} holds no records; get the data set's file anew")
     order = random.Random(f"{seed}/{name}").sample(range(len(records)), len(records))
@@ -140,9 +156,9 @@ def _fact(edit: Edit) -> CalibrationFact:
     )
 
 
-def _read(path: Path) -> Sequence[Row]:
+def _read(path: Path, encoding: str | None) -> Sequence[Row]:
     if path.suffix != ".parquet":
-        return json_records(path)
+        return json_records(path, encoding)
     try:
         records = pyarrow.parquet.read_table(path).to_pylist()
     except FileNotFoundError:
