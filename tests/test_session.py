@@ -193,6 +193,16 @@ def test_edits_that_the_host_already_knows_can_be_dropped(host, stream):
     assert ll.drop_known(host, stream) is stream
 
 
+def test_an_edit_back_to_the_known_answer_is_kept_in_whatever_words_it_asks(host, stream):
+    edit = stream.edits[0]
+    back = Edit(
+        id="back", prompt=edit.prompt, target=edit.old_answer, subject="Foo", relation="bar"
+    )
+    away = Edit(id="away", prompt="Foo: bar?", target="Elsewhere", subject="foo", relation="Bar")
+    revised = EditStream.from_groups([[away], [back]])
+    assert ll.drop_known(host, revised) is revised
+
+
 @pytest.mark.parametrize("kill", range(3))
 def test_killed_run_resumes_to_the_bytes_of_an_undisturbed_one(
     kill, host, session, stream, tmp_path

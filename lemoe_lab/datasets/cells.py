@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+EXACT = 2**53  # from here on floats no longer tell whole numbers apart
+
 
 def is_absent(value: object) -> bool:
     """Whether a cell says nothing: None, NaN, NaT, pandas' NA, or no more than blanks."""
@@ -42,7 +44,8 @@ def as_text(value: Any) -> Any:
     if isinstance(value, bool | np.bool_ | Integral | Decimal | pd.Period):
         return str(value)
     if isinstance(value, Real) and np.isfinite(value):
-        return str(int(value)) if value == int(value) else str(value)
+        whole = value == int(value) and abs(value) < EXACT
+        return str(int(value)) if whole else str(value)
     return value
 
 

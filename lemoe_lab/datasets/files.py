@@ -114,6 +114,11 @@ def csv_rows(path: Path, known: Sequence[str], encoding: str | None = None) -> l
     records = _parsed(path, text, separator, skipped)
     line, names = records[0]
     columns = column_names(names, f"{path}, line {line}")
+    if not set(columns) & set(known):
+        raise EditError(
+            f"{path}, line {line}: {', '.join(map(repr, names))} names no known column; the first "
+            f"line must name the columns, with , or ; or tab between them: {', '.join(known)}"
+        )
     rows = [
         Row(number, line, _cells(columns, fields, separator, f"{path}, row {number} (line {line})"))
         for number, (line, fields) in enumerate(records[1:], start=1)
@@ -201,12 +206,15 @@ def _json_lines(path: Path, text: str) -> list[Row]:
 
 
 def _json(text: str) -> Any:
-    return json.loads(
-        text,
-        parse_int=str,
-        parse_float=lambda number: number.removesuffix(".0"),
-        parse_constant=lambda name: None if name == "NaN" else name,
-    )
+    try:
+        return json.loads(
+            text,
+            parse_int=str,
+            parse_float=lambda number: number.removesuffix(".0"),
+            parse_constant=lambda name: None if name == "NaN" else name,
+        )
+    except RecursionError:
+        raise json.JSONDecodeError("Too many lists inside each other", text, 0) from None
 
 
 def _begins_with_object(text: str, suffix: str) -> bool:
@@ -261,7 +269,7 @@ def _records(
             return records
         except csv.Error as error:
             raise EditError(
-                f"{path}, line {line}: the quotes of the row that begins here do not match "
+                f"{path}, line {line}: the row that begins here cannot be split into fields "
                 f'({error}); put "..." around a whole field and write a quote inside it twice'
             ) from None
         if any(field.strip() for field in fields):

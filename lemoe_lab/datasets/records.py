@@ -261,7 +261,7 @@ def _text(value: object, place: str, column: str) -> str:
 def _texts(value: object, place: str, column: str) -> list[str]:
     """A list of texts, or one text with the parts separated by ``|``."""
     parts = value.split(SEPARATOR) if isinstance(value, str) else value
-    if not isinstance(parts, Iterable) or isinstance(parts, Mapping):
+    if not isinstance(parts, Iterable) or isinstance(parts, Mapping | set):
         raise EditError(
             f"{place}, column {column!r}: expected a list of texts, got {value!r}; write "
             f"[...] around it, or a text with its parts separated by {SEPARATOR}"

@@ -23,7 +23,7 @@ def measurements(sessions: Sessions | pd.DataFrame) -> pd.DataFrame:
     """All metrics of ``sessions`` in one frame that can be stored and probed later.
 
     The columns of ``session.metrics`` behind editor, order, seed, and ``superseded_at``: the step
-    at which a later edit of the same prompt replaced the edit, NaN if none did.
+    at which a later edit of the same fact replaced the edit, NaN if none did.
     """
     return _gather(sessions, lambda session: session.metrics)
 

@@ -26,7 +26,7 @@ def routing(sessions: Sessions) -> pd.DataFrame:
     'strong'), prompt (its number within the edit, 0 for its own), expert (the first choice, from 0;
     -1: bypassed), gate, similarity, trained_expert (the expert that the edit had when its batch
     was learned), experts (how many there were at this step), frozen (whether experts keep their
-    weights once they are trained), superseded (whether a later edit of the same prompt has
+    weights once they are trained), superseded (whether a later edit of the same fact has
     replaced the edit).
 
     Raises

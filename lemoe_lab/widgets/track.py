@@ -8,7 +8,7 @@
 States: ``not yet`` learned; ``learned``: answers with its target; ``forgotten``: did so right after
 its batch and no longer does; ``rerouted``: forgotten, and its prompt now goes to another expert
 than the one that learned it; ``missed``: never answered with its target; ``superseded`` by a later
-edit of the same prompt.
+edit of the same fact.
 """
 
 from __future__ import annotations
