@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lemoe_lab import EditSession, editors, estimate
+from lemoe_lab import EditSession, datasets, editors, estimate
 from lemoe_lab.estimate import available_memory, estimate_memory, readable, warn_if_too_large
 from lemoe_lab.footprints import Workload
 from lemoe_lab.host import Host
@@ -84,14 +84,17 @@ def test_a_knob_saves_what_it_says(host, stream, size):
     assert saved[f"{name}={value}"] == before.total - after.total > 0
 
 
-def test_recomputing_activations_is_a_knob_where_they_decide(host, stream):
-    merged = stream.merged()
-    knobs = {k.setting: k.saves for k in estimate_memory(host, editors.LEMoE(), merged).knobs}
+def test_recomputing_activations_is_a_knob_where_they_decide(host):
+    large = datasets.almanac(edits=100, batch_size=100, seed=11)
+    editor = editors.LEMoE(layer=0, intermediate=16)
+    plain = estimate_memory(host, editor, large)
     recomputing = Host(host.model, host.tokenizer, "recomputing", gradient_checkpointing=True)
-    less = estimate_memory(recomputing, editors.LEMoE(), merged)
-    assert less.activations < estimate_memory(host, editors.LEMoE(), merged).activations
-    assert "load_host(..., gradient_checkpointing=True)" not in {k.setting for k in less.knobs}
-    assert all(saves > 0 for saves in knobs.values())
+    less = estimate_memory(recomputing, editor, large)
+    knob = "load_host(..., gradient_checkpointing=True)"
+    saved = {k.setting: k.saves for k in plain.knobs}
+    assert less.activations < plain.activations
+    assert saved[knob] == plain.total - less.total > 0
+    assert knob not in {k.setting for k in less.knobs}
 
 
 def test_only_knobs_that_save_memory_are_named_the_best_first(host, stream):
