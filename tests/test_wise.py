@@ -195,8 +195,11 @@ def test_route_of_the_prompt_is_kept_in_scoring_and_in_left_padded_generation(ho
         inputs = host.tokenizer(asked, return_tensors="pt", padding=True)
         host.model.generate(**inputs, max_new_tokens=8, pad_token_id=host.tokenizer.pad_token_id)
         assert editor.side.routes.tolist() == routes
-        host.score(asked, ["an answer that decides no route"] * len(asked), batch_size=1)
-        assert editor.side.routes.item() in routes
+        scored = []
+        for prompt in asked:
+            host.score([prompt], ["an answer that decides no route"])
+            scored.append(editor.side.routes.item())
+        assert scored == routes
 
 
 def test_shards_are_merged_as_their_task_vectors_are_by_ties(host, stream):
