@@ -162,9 +162,10 @@ def test_known_methods_have_different_colours():
     assert len(set(plots.METHOD_COLOURS.values())) == len(plots.METHOD_COLOURS)
 
 
-def test_an_unknown_method_always_gets_the_same_colour():
-    assert plots.method_colour("something new") == plots.method_colour("something new")
-    assert plots.method_colour("something new") in plots.OTHER_COLOURS
+def test_an_unknown_method_gets_the_same_colour_in_every_process():
+    names = ["something new", "a method of mine", "another"]
+    assert [plots.method_colour(name) for name in names] == ["#44AA99", "#88CCEE", "#CC6677"]
+    assert {plots.method_colour(name) for name in names} <= set(plots.OTHER_COLOURS)
 
 
 @pytest.mark.parametrize("draw", [plots.immediate_vs_final, plots.reliability_over_batches])
