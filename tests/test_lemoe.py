@@ -69,10 +69,14 @@ def test_impossible_settings_fail_at_construction(settings, message):
 
 def test_score_of_an_attached_host_routes_by_the_prompt_alone(host, stream):
     edit = stream.edits[0]
+    asked, fed = [edit.prompt, UNRELATED[0]], [UNRELATED[1], f"{edit.prompt} {edit.target}"]
+    plain = [score.predicted for score in host.score(asked, fed)]
     with EditSession(host, LEMoE(), stream, progress=False) as session:
         session.step()
-        (score,) = host.score([edit.prompt], [edit.target])
-        assert score.reproduced
+        edited, bypassed = host.score(asked, fed)
+        assert edited.predicted[0] == host.encode(edit.prompt, edit.target).target[0]
+        assert edited.predicted[0] != plain[0][0]
+        assert torch.equal(bypassed.predicted, plain[1])
 
 
 def test_router_may_learn_at_a_rate_of_its_own(host, stream):
