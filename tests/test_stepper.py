@@ -211,12 +211,21 @@ def test_progress_tells_step_and_loss(model):
     assert model.progress.loss > 0
 
 
-def test_progress_tells_how_much_of_the_batch_is_said(make_model, monkeypatch):
+def test_progress_tells_how_much_of_the_batch_is_said(make_model, bare, monkeypatch):
     monkeypatch.setattr("lemoe_lab.widgets.running.LOOK_EVERY", 0.0)
-    model = make_model()
-    begin_batch(model)
+    model = make_model(LEMoE(steps=40))
+    prompts = [edit.prompt for edit in bare.batches[0]]
+    targets = [edit.target for edit in bare.batches[0]]
+    told = []
+    model.step()
+    while model.tick(SLICE) and model.progress is not None:
+        said = [score.reproduced for score in model.session.host.score(prompts, targets)]
+        told.append(model.progress.reliability)
+        assert told[-1] == sum(said) / len(said)
 
-    assert 0 <= model.progress.reliability <= 1
+    assert told[0] == 0
+    assert len(set(told)) > 2
+    assert told[-1] == 1
 
 
 def test_questions_during_training_change_nothing_that_is_learned(model, make_model, stream):
@@ -248,15 +257,15 @@ def test_host_answers_plainly_after_an_abandoned_first_batch(model, host, stream
 
 def test_playing_with_a_delay_waits_between_batches(model):
     model.delay = 0.2
-    model.step()
-    model.wait()
+    model.play()
+    while model.steps == 0:
+        model.tick(SLICE)
     started = time.perf_counter()
-    model._next_batch_at = started + model.delay
-    model._target = 2
     while model.progress is None and model.tick(SLICE):
         pass
 
-    assert time.perf_counter() - started >= 0.2
+    assert model.progress.batch == 2
+    assert time.perf_counter() - started >= 0.19
 
 
 # Choosing
