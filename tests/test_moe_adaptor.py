@@ -64,7 +64,8 @@ def test_experts_are_used_about_alike_at_birth(host, stream, level):
         session.step()
         routes = editor.routes(editor.prompt_features(prompts_of(stream)))
     counts = torch.bincount(routes.expert[:, 0], minlength=4) / len(stream.edits)
-    assert counts.max() < 0.75
+    assert counts.min() > 0.1
+    assert counts.max() < 0.4
 
 
 @pytest.mark.parametrize("level", ["input", "token"])
@@ -74,8 +75,10 @@ def test_every_batch_changes_the_same_experts(host, stream, level):
         before = [digest(expert) for expert in session.editor.adaptor.experts]
         session.step()
         after = [digest(expert) for expert in session.editor.adaptor.experts]
+        first, second = (set(report["experts"]) for report in session.reports)
     assert len(before) == len(after) == 4
-    assert before != after
+    assert first & second
+    assert all(before[expert] != after[expert] for expert in second)
 
 
 def test_batch_mode_learns_all_edits_in_one_step(host, stream):
