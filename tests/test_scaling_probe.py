@@ -10,7 +10,7 @@ import torch
 
 import lemoe_lab as ll
 from lemoe_lab import metrics, plots, probes
-from lemoe_lab.memory import PeakMemory
+from lemoe_lab.memory import RESET, PeakMemory
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,8 @@ def test_names_at_the_ends_do_not_overlap(finished):
 
 
 def test_peak_memory_sees_what_is_gone_again():
+    if not RESET.exists():
+        pytest.skip("only Linux tells how much memory a process takes")
     with PeakMemory() as memory:
-        torch.ones(20_000_000).sum()
-    assert memory.bytes != memory.bytes or 6e7 < memory.bytes < 2e8
+        torch.ones(20_000_000).sum()  # 80 MB
+    assert 6e7 < memory.bytes < 2e8
