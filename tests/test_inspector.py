@@ -507,7 +507,8 @@ def test_an_editor_that_does_not_route_gets_a_clear_message(stream, monkeypatch)
         panel = RoutingInspector(session)
         texts = [getattr(child, "value", "") for child in panel.children]
         assert any("does not route" in text for text in texts)
-        assert panel.static_figure() is not None
+        drawn = [text.get_text() for text in panel.static_figure().texts]
+        assert any("does not route" in text for text in drawn)
         with pytest.raises(ll.EditError, match="does not route"):
             panel.model.table()
 
