@@ -51,11 +51,12 @@ def test_generation_ends_before_a_full_stop_or_newline(host):
 
 def test_what_greedy_decoding_reproduces_is_what_teacher_forcing_calls_reproduced(host):
     facts = [fact for fact in almanac_facts() if fact.object][:40]
-    scores = host.score([fact.cloze for fact in facts], [fact.object for fact in facts])
-    answers = host.generate([fact.cloze for fact in facts])
-    assert [s.reproduced for s in scores] == [
-        answer == fact.object for answer, fact in zip(answers, facts, strict=True)
-    ]
+    prompts, targets = [fact.cloze for fact in facts], [fact.object for fact in facts]
+    targets[20:] = [f"{target} again" for target in targets[20:]]
+    answers = host.generate(prompts)
+    said = [answer == target for answer, target in zip(answers, targets, strict=True)]
+    assert [score.reproduced for score in host.score(prompts, targets)] == said
+    assert any(said[:20]) and not any(said[20:])
 
 
 def test_prompt_longer_than_the_context_is_refused(host):
