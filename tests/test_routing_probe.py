@@ -332,7 +332,7 @@ def test_labels_stand_in_for_the_editors_name(host, stream):
 
 def test_nothing_is_lost_with_scoped_routing(probed):
     routes, forgetting, _ = probed
-    assert probes.forgetting_causes(routes, forgetting)["lost"].eq(0).all()
+    assert probes.forgetting_causes(routes, forgetting)["lost"].tolist() == [0]
 
 
 def test_every_loss_of_the_literal_anchor_has_a_cause(host, stream):
