@@ -40,18 +40,22 @@ def test_final_reliability_is_immediate_reliability_edit_by_edit(host, stream):
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 2}, {"do_sample": True, "top_k": 1}])
 def test_plain_generate_sees_the_edits_batched_left_padded_and_cached(host, stream, settings):
-    with EditSession(host, LEMoE(), stream, progress=False) as session:
-        session.run()
-        asked = prompts_of(stream)[:6] + UNRELATED
-        inputs = host.tokenizer(asked, return_tensors="pt", padding=True)
+    def continued(prompts: list[str]) -> list[str]:
+        inputs = host.tokenizer(prompts, return_tensors="pt", padding=True)
         output = host.model.generate(
             **inputs, max_new_tokens=12, pad_token_id=host.tokenizer.pad_token_id, **settings
         )
         new = output[:, inputs["input_ids"].shape[1] :]
-        texts = host.tokenizer.batch_decode(new, skip_special_tokens=True)
-        targets = [edit.target for edit in stream.edits[:6]]
+        return host.tokenizer.batch_decode(new, skip_special_tokens=True)
+
+    plain = continued(UNRELATED)
+    with EditSession(host, LEMoE(), stream, progress=False) as session:
+        session.run()
+        edited, targets = prompts_of(stream)[:6], [edit.target for edit in stream.edits[:6]]
+        texts = continued(edited + UNRELATED)
         assert [text.strip() for text in texts[:6]] == targets
-        assert host.generate(asked[:6]) == targets
+        assert texts[6:] == plain
+        assert host.generate(edited) == targets
 
 
 @pytest.mark.parametrize(
