@@ -29,12 +29,18 @@ def matrix():
     )
 
 
+def test_the_table_of_measurements_has_these_metrics_and_columns():
+    assert metrics.METRICS == ("reliability", "generality", "locality")
+    assert metrics.COLUMNS == ("step", "batch", "edit", "metric", "group", "scorer", "value")
+
+
 @pytest.mark.parametrize(
     ("answer", "target", "expected"),
     [
         ("Mira Osk", "Mira Osk", 1.0),
         (" mira  osk. ", "Mira Osk", 1.0),
         ("Mira", "Mira Osk", 0.0),
+        ("Mira Osk", "Mira", 0.0),
         ("", "Mira Osk", 0.0),
     ],
 )
@@ -69,6 +75,17 @@ def test_perplexity_ratio_lies_between_zero_and_one(base, edited, expected):
     assert metrics.perplexity_ratio(base, edited) == expected
 
 
+@pytest.mark.parametrize(("base", "edited", "expected"), [(1.0, 4.0, 0.25), (4.0, 1.0, 1.0)])
+def test_a_text_that_is_certain_has_a_perplexity_of_one(base, edited, expected):
+    assert metrics.perplexity_ratio(base, edited) == expected
+
+
+@pytest.mark.parametrize("edited", [0.0, -0.5, -2.0])
+def test_a_logarithm_passed_for_a_perplexity_is_refused(edited):
+    with pytest.raises(ValueError, match="a perplexity is positive"):
+        metrics.perplexity_ratio(10.0, edited)
+
+
 def test_a_model_edited_to_nan_has_perplexity_ratio_zero():
     assert metrics.perplexity_ratio(10.0, math.nan) == 0.0
 
@@ -94,6 +111,23 @@ def test_forgetting_matrix_ignores_what_was_measured_before_learning():
     assert math.isnan(matrix.loc[1, 2])
 
 
+def test_forgetting_matrix_knows_batches_from_the_first_on():
+    matrix = metrics.forgetting_matrix(rows((1, 0, "none", 0), (1, 1, "a", 1)))
+    assert list(matrix.columns) == [1]
+
+
+@pytest.mark.parametrize(("metric", "value"), [("reliability", 1.0), ("generality", 0.5)])
+def test_forgetting_matrix_holds_one_metric_of_several(metric, value):
+    frame = pd.concat(
+        [
+            rows((1, 1, "a", 1)),
+            rows((1, 1, "a", 0.5), metric="generality"),
+            rows((1, 1, "a", 0), metric="locality"),
+        ]
+    )
+    assert metrics.forgetting_matrix(frame, metric=metric).loc[1, 1] == value
+
+
 def test_forgetting_matrix_counts_an_edit_once_even_if_measured_twice():
     frame = rows((1, 1, "a", 1), (1, 1, "a", 1), (1, 1, "b", 0))
     assert metrics.forgetting_matrix(frame).loc[1, 1] == 0.5
@@ -103,6 +137,11 @@ def test_a_superseded_edit_stops_counting_at_the_step_that_replaces_it():
     frame = rows((1, 1, "a", 1), (1, 1, "b", 1), (2, 1, "a", 0), (2, 1, "b", 1), (2, 2, "c", 1))
     matrix = metrics.forgetting_matrix(frame, superseded={"a": 2})
     assert matrix.loc[1, 1] == 1.0 and matrix.loc[2, 1] == 1.0
+
+
+def test_a_superseded_edit_does_not_count_at_later_steps_either():
+    frame = rows((2, 1, "a", 1), (2, 1, "b", 1), (3, 1, "a", 0), (3, 1, "b", 1))
+    assert metrics.forgetting_matrix(frame, superseded={"a": 2}).loc[3, 1] == 1.0
 
 
 def test_forgetting_matrix_asks_which_scorer_when_there_are_two():
@@ -120,6 +159,12 @@ def test_forgetting_matrix_names_what_the_frame_has_when_nothing_fits():
 def test_immediate_is_the_diagonal_and_final_the_last_row(matrix):
     assert metrics.immediate(matrix).tolist() == [1.0, 0.5, 0.9]
     assert metrics.final(matrix).tolist() == [0.4, 0.3, 0.9]
+    assert (metrics.immediate(matrix).name, metrics.final(matrix).name) == ("immediate", "final")
+
+
+def test_a_batch_that_was_not_measured_when_it_was_learned_has_no_immediate_value(matrix):
+    values = metrics.immediate(matrix.drop(index=2))
+    assert values[[1, 3]].tolist() == [1.0, 0.9] and math.isnan(values[2])
 
 
 def test_average_forgetting_measures_from_the_best_earlier_value(matrix):
@@ -131,6 +176,11 @@ def test_average_forgetting_uses_a_peak_that_came_after_learning(matrix):
     matrix.loc[4] = [0.1, 0.3, 0.9]
     matrix.loc[3, 2] = 0.9  # batch 2 was at 0.5 when it was learned
     assert metrics.average_forgetting(matrix) == pytest.approx((0.9 + 0.6 + 0.0) / 3)
+
+
+def test_average_forgetting_is_negative_when_the_end_is_the_best(matrix):
+    matrix.loc[3, [1, 2]] = [1.0, 0.9]
+    assert metrics.average_forgetting(matrix) == pytest.approx((0.0 - 0.4) / 2)
 
 
 def test_backward_transfer_compares_the_end_with_the_diagonal(matrix):
