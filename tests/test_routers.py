@@ -334,6 +334,10 @@ def test_calibration_holds_the_centre_and_the_threshold(make):
     assert Threshold.of_state(state).among(8) == RISING.among(8)
 
 
+def test_scoped_calibration_holds_the_projection_too():
+    assert torch.equal(scoped().calibration_state()["projection"], features(91, 4))
+
+
 # The scoped router
 
 
