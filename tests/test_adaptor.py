@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from helpers import UNRELATED, logits, same
@@ -78,6 +80,29 @@ def test_low_rank_matrices_have_rows_of_length_one(host):
     assert [tuple(up.shape) for up in expert.up] == [(o, 3) for o, _ in outputs_inputs]
     for down in expert.down:
         assert down.norm(dim=1).mean().item() == pytest.approx(1, rel=0.2)
+
+
+def test_an_expert_beside_biased_transposed_matrices_is_born_silent_too(conv1d_host):
+    ffn = copy.deepcopy(conv1d_host.ffn(1))
+    for linear in linears(ffn):
+        nn.init.ones_(linear.bias)
+    expert = Expert(ffn, 5, seed=0)
+    assert torch.equal(expert(torch.randn(3, 16)), torch.zeros(3, 16))
+    assert [sizes(linear) for linear in linears(expert.body)] == [(5, 16), (16, 5)]
+    assert not any(linear.bias.any() for linear in linears(expert.body))
+
+
+@pytest.mark.parametrize("make", [Expert, LowRankExpert])
+def test_what_hangs_on_the_hosts_ffn_does_not_hang_on_an_expert(host, make):
+    """Hooks of an attached adaptor, and the forward that accelerate puts in place of a module's."""
+    asked, ffn = [], copy.deepcopy(host.ffn(LAYER))
+    ffn._old_forward, ffn._hf_hook = ffn.forward, object()
+    ffn.forward = lambda x: x / 0
+    ffn.register_forward_pre_hook(lambda *_: asked.append("before"))
+    ffn.register_forward_hook(lambda *_: asked.append("after"))
+    expert = make(ffn, 3, seed=0)
+    assert torch.equal(expert(torch.ones(2, host.width)), torch.zeros(2, host.width))
+    assert asked == []
 
 
 def test_an_expert_learns_without_touching_the_hosts_ffn(host):

@@ -164,6 +164,8 @@ def test_a_threshold_is_the_same_after_storing():
     stored = Threshold.of_state(RISING.state())
     assert (stored.rank, stored.anchors) == (2.0, 4)
     assert [stored.among(n) for n in (1, 5, 16)] == [RISING.among(n) for n in (1, 5, 16)]
+    between = Threshold(RISING.rivals, rank=1.1)
+    assert Threshold.of_state(between.state()).rank == 1.1
 
 
 def test_a_threshold_cannot_be_changed_behind_a_router():
