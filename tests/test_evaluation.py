@@ -117,6 +117,16 @@ def test_a_passage_is_worth_the_ratio_of_its_perplexities(measured, small):
     assert set(texts["scorer"]) == {"teacher_forced"}
 
 
+def test_locality_compares_with_the_unedited_host_whatever_a_data_set_expects(host, small):
+    edit = small.edits[0]
+    wrong = LocalityPrompt(prompt=STARTED.prompt, target="an answer of its own", group="near")
+    other = small.with_groups([[edit.model_copy(update={"locality": (wrong,)})]])
+    with EditSession(host, ll.editors.LEMoE(steps=5), other, progress=False) as session:
+        session.step()
+        values = session.metrics.query("metric == 'locality'").set_index("scorer")["value"]
+    assert values.to_dict() == {"teacher_forced": 1.0, "generated": 1.0}
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_lots_of_any_size_measure_the_same(measured, small, batch_size):
     session, table = measured
