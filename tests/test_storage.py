@@ -126,6 +126,16 @@ def test_a_session_with_a_folder_writes_every_step_as_soon_as_it_is_done(host, b
             assert set(table["step"]) == set(table["batch"]) == {step}
 
 
+def test_a_run_saved_late_keeps_apart_what_was_measured_right_after_each_step(session, folder):
+    session.jump(2)
+    session.evaluate()
+    session.save(folder)
+    for step in (1, 2):
+        table = pd.read_parquet(folder / "steps" / f"{step:04d}.parquet")
+        assert set(table["step"]) == set(table["batch"]) == {step}
+        assert len(table) == 4  # two edits, two scorers
+
+
 def test_undo_shortens_the_journal_and_redo_writes_it_again(session, folder):
     session.save(folder)
     session.jump(2)
