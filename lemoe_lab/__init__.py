@@ -10,11 +10,12 @@ with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
 """
 
 from . import datasets, editors, metrics, planning, plots, probes, sweeps, widgets
+from .checking import drop_known
 from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
 from .estimate import estimate_memory
 from .host import Host, load_host
 from .loading import load_adaptor
-from .session import EditSession, drop_known
+from .session import EditSession
 from .storage import RunError
 
 __all__ = [

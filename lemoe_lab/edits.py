@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
 )
 
+from .answers import normalise
 from .joining import without_last_blanks
 
 MADE_BY_A_TEMPLATE = re.compile(r"<[^<>\s]+>")  # chat templates begin like that: <s>, <|user|>
@@ -180,7 +181,7 @@ class EditStream(_Frozen):
     Parameters
     ----------
     batches
-        Batches with steps 1..T.
+        Batches with steps 1..T; none is left where a host knew every edit already.
     name, seed
         Where the edits come from; they appear in figures and saved runs.
     calibration
@@ -189,7 +190,7 @@ class EditStream(_Frozen):
         The name of the planner that made the batches.
     """
 
-    batches: Annotated[tuple[EditBatch, ...], Field(min_length=1)]
+    batches: tuple[EditBatch, ...]
     name: str = "edits"
     seed: int = 0
     order: str = "given"
@@ -214,7 +215,9 @@ class EditStream(_Frozen):
 
     @classmethod
     def from_groups(cls, groups: Sequence[Sequence[Edit]], **attributes: object) -> EditStream:
-        """One batch for every group of edits, in order."""
+        """One batch for every group of edits, in order; at least one."""
+        if not groups:
+            raise EditError("a stream needs at least one edit; none was given")
         batches = tuple(
             EditBatch(step=step, edits=tuple(group)) for step, group in enumerate(groups, start=1)
         )
@@ -273,11 +276,6 @@ class EditStream(_Frozen):
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-def normalise(text: str) -> str:
-    """Lower case, single spaces, no punctuation at the ends: how answers are compared."""
-    return " ".join(text.lower().split()).strip(" .,;:!?\"'")
 
 
 FactKey: TypeAlias = str | tuple[str, str]  # a wording, or subject and relation

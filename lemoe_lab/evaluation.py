@@ -18,15 +18,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from . import metrics
+from .answers import Expected, normalise
+from .decoding import LIMIT
 from .editors.base import Editor
 from .edits import Edit, EditBatch
 from .host import Host, LayerStates, Score, TokenSequence, length_buckets
 from .routing import BYPASS, Routes
-from .stopping import shows_it_wrong
 from .surroundings import ordinarily
 from .unedited import base_answers, base_states
 
 Between = Callable[[], None]
+Asked = tuple[str, str, str, str, str | None, tuple[str, ...]]  # ..., fed in, right answers
 TEXT = "text"  # the group of passages, of which only the perplexity counts
 BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
 
@@ -36,7 +38,7 @@ class Question:
     """One prompt with what counts as right, and its latest score.
 
     ``target`` is fed in for teacher-forced scores; ``expected`` is what a generated answer must
-    say: the target, or for locality what the unedited host answers.
+    say: one of the edit's answers, or for locality what the unedited host answers.
     """
 
     edit: str
@@ -45,7 +47,7 @@ class Question:
     group: str
     prompt: str
     target: str
-    expected: str
+    expected: tuple[str, ...]
     sequence: TokenSequence
     base: Score | None = None
     path: tuple | None = None
@@ -78,19 +80,22 @@ class Rescored:
     path: tuple
     score: Score
 
-    def said(self, tokenizer: PreTrainedTokenizerBase) -> bool | None:
+    def said(self, tokenizer: PreTrainedTokenizerBase, stop_token: int) -> bool | None:
         """Whether greedy decoding says what is expected; None where the score does not show it.
 
         Greedy decoding follows the target as long as that is the argmax, and leaves it where the
         argmax first is another token.
         """
         question, score = self.question, self.score
+        expected = Expected(question.expected)
         if score.reproduced:
-            return True if question.target == question.expected else None
+            return bool(expected.judge(question.target))
         followed = int(score.correct.int().argmin())
         answer = [*score.target[:followed].tolist(), int(score.predicted[followed])]
-        text = tokenizer.decode(answer, skip_special_tokens=True)
-        return False if shows_it_wrong(text, question.expected) else None
+        if len(answer) > LIMIT:
+            return None
+        ended = answer[-1] == stop_token
+        return expected.judge(tokenizer.decode(answer, skip_special_tokens=True), ended)
 
 
 class Evaluator:
@@ -118,12 +123,16 @@ class Evaluator:
         step: int,
         wanted: Iterable[str] = metrics.METRICS,
         between: Between | None = None,
+        applied: Sequence[EditBatch] | None = None,
     ) -> list[tuple]:
         """Rows of the metrics table for one batch or several, ``step`` batches being applied.
 
         ``between`` is called between two parts of the work; the host is in nobody's hands then.
+        ``applied`` are all batches that are applied, if the measured ones are not: what these teach
+        is not asked as locality.
         """
         batches = [batches] if isinstance(batches, EditBatch) else batches
+        taught = taught_prompts(batches if applied is None else applied) if step else set()
         wanted, between = set(wanted), between or (lambda: None)
         chunks = [c for batch in batches for c in self._chunks(batch, wanted, between)]
         stale: list[Rescored] = []
@@ -135,7 +144,7 @@ class Evaluator:
             (step, q.batch, q.edit, q.metric, q.group, scorer, value)
             for chunk in chunks
             for q in chunk.questions
-            if q.metric in wanted
+            if q.metric in wanted and not (q.metric == "locality" and normalise(q.prompt) in taught)
             for scorer, value in q.values.items()
         ]
 
@@ -160,20 +169,22 @@ class Evaluator:
         asked = [q for edit in batch for q in self._questions(edit) if q[1] in wanted]
         unknown = [
             prompt
-            for _, metric, group, prompt, target in asked
-            if expects_base_answer(metric, group, target)
+            for _, metric, group, prompt, _, answers in asked
+            if expects_base_answer(metric, group, answers)
         ]
         known: list[str] = []
         for start in range(0, len(unknown), self.batch_size):
             between()
             with self.editor.unedited():
                 known += base_answers(self.host, unknown[start : start + self.batch_size])
-        answers = iter(known)
+        of_base = iter(known)
         questions = []
-        for edit, metric, group, prompt, target in asked:
-            expected = next(answers) if expects_base_answer(metric, group, target) else target
-            text = target or expected or "?"  # something has to be fed in
-            sequence = self.host.encode(prompt, text)
+        for edit, metric, group, prompt, target, answers in asked:
+            expected = answers
+            if expects_base_answer(metric, group, answers):
+                expected = (next(of_base),)
+            text = target or expected[0] or "?"  # something has to be fed in
+            sequence = self.host.encode(prompt, text, cut=target is None)
             question = (edit, batch.step, metric, group, prompt, text, expected, sequence)
             questions.append(Question(*question))
         chunks = []
@@ -183,12 +194,16 @@ class Evaluator:
                 chunks.append(self._chunk([questions[i] for i in rows]))
         return chunks
 
-    def _questions(self, edit: Edit) -> list[tuple[str, str, str, str, str | None]]:
-        questions = [(edit.id, "reliability", "", edit.prompt, edit.target)]
+    def _questions(self, edit: Edit) -> list[Asked]:
+        questions = [(edit.id, "reliability", "", edit.prompt, edit.target, edit.answers)]
         questions += [
-            (edit.id, "generality", r.group, r.prompt, edit.target) for r in edit.rephrases
+            (edit.id, "generality", r.group, r.prompt, edit.target, edit.answers)
+            for r in edit.rephrases
         ]
-        questions += [(edit.id, "locality", p.group, p.prompt, p.target) for p in edit.locality]
+        questions += [
+            (edit.id, "locality", p.group, p.prompt, p.target, (p.target,) if p.target else ())
+            for p in edit.locality
+        ]
         return questions
 
     def _chunk(self, questions: list[Question]) -> Chunk:
@@ -238,7 +253,10 @@ class Evaluator:
         Greedy decoding is left out where the score shows what it would come to.
         """
         asked_for = [r for r in stale if r.question.group != TEXT]
-        said = {id(rescored): rescored.said(self.host.tokenizer) for rescored in asked_for}
+        said = {
+            id(rescored): rescored.said(self.host.tokenizer, self.host.stop_token)
+            for rescored in asked_for
+        }
         open_ = [rescored for rescored in asked_for if said[id(rescored)] is None]
         open_.sort(key=lambda rescored: len(rescored.question.sequence.prompt))
         for start in range(0, len(open_), self.batch_size):
@@ -254,9 +272,15 @@ class Evaluator:
             question.values = question_values(question, rescored.score, said.get(id(rescored)))
 
 
-def expects_base_answer(metric: str, group: str, target: str | None) -> bool:
+def taught_prompts(batches: Sequence[EditBatch]) -> set[str]:
+    """The prompts and rephrases of edits, as they are compared."""
+    edits = [edit for batch in batches for edit in batch]
+    return {normalise(p) for e in edits for p in (e.prompt, *(r.prompt for r in e.rephrases))}
+
+
+def expects_base_answer(metric: str, group: str, answers: tuple[str, ...]) -> bool:
     """Whether a question is to be answered as by the unedited host, and not by a given text."""
-    return metric == "locality" and (group != TEXT or target is None)
+    return metric == "locality" and (group != TEXT or not answers)
 
 
 def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -> pd.DataFrame:
@@ -295,7 +319,8 @@ def question_values(question: Question, score: Score, said: bool | None) -> dict
     assert base is not None
     if question.group == TEXT:
         ratio = metrics.perplexity_ratio(
-            metrics.perplexity(base.log_probabilities), metrics.perplexity(score.log_probabilities)
+            metrics.perplexity(base.log_probabilities[:-1]),
+            metrics.perplexity(score.log_probabilities[:-1]),
         )
         return {"teacher_forced": ratio}
     if question.metric == "locality":

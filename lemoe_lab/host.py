@@ -23,16 +23,25 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteriaList,
 )
 
+from .answers import Expected, heard
 from .architectures import captured_inputs, find_parts, head, of_one_row, run_layer
 from .datasets import data_folder
-from .edits import EditError, normalise
+from .decoding import (
+    LIMIT,
+    LOOK_AHEAD,
+    Continuation,
+    Sentence,
+    Verdict,
+    Watch,
+    decode,
+    everything,
+)
+from .edits import EditError
 from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
 from .hooks import seat_of
-from .stopping import StopAtSentenceEnd, StopWhenWrong, first_sentence, sentence_ends
 from .surroundings import ordinarily, with_normal_tensors
 
 EMBEDDED = "almanac"  # the name of the host that comes with the library
@@ -144,7 +153,6 @@ class Host:
         )
         self.stop_token, self.pad_token = self.encoding.stop_token, self.encoding.pad_token
         self._seat = seat_of(self.decoder)
-        self._sentence_ends: Tensor | None = None
 
     def __repr__(self) -> str:
         return (
@@ -238,13 +246,18 @@ class Host:
         self._require_room(prompt, ids)
         return ids
 
-    def encode(self, prompt: str, target: str) -> TokenSequence:
+    def encode(self, prompt: str, target: str, cut: bool = False) -> TokenSequence:
         """A prompt and the target after it, ended by the stop token.
 
-        A blank joins them where the script has blanks, see :func:`lemoe_lab.joining.joint`.
+        A blank joins them where the script has blanks, see :func:`lemoe_lab.joining.joint`. With
+        ``cut`` a target that is too long for the context loses its end; without, it is an
+        :class:`EditError`.
         """
         sequence = self.encoding.pair(prompt, target)
         self._require_room(prompt, sequence.prompt)
+        room = self.context - len(sequence.prompt) - 1  # beside the stop token
+        if cut and 0 < room < len(sequence.target) - 1:
+            return TokenSequence(sequence.prompt, (*sequence.target[:room], self.stop_token))
         if len(sequence) > self.context:
             raise EditError(
                 f"the prompt {prompt[:60]!r} and its target have {len(sequence)} tokens; "
@@ -351,16 +364,27 @@ class Host:
     def generate(
         self,
         text: str | Sequence[str],
-        max_new_tokens: int = 24,
+        max_new_tokens: int | None = None,
         stop: bool = True,
         batch_size: int = 64,
     ) -> str | list[str]:
-        """Greedy continuation of one text or of many.
+        """The answer to one prompt or to many, decoded greedily.
 
-        With ``stop`` it ends at the stop token, a full stop or a newline, none of them included.
+        It is all that the model says up to its stop token. Of a model that goes on and on it is the
+        first sentence: see :mod:`lemoe_lab.answers`.
+
+        Parameters
+        ----------
+        max_new_tokens
+            How many tokens are decoded at most; None: 256, which an answer hardly takes.
+        stop
+            False gives whatever is decoded, up to the stop token or 24 tokens.
         """
         prompts = [text] if isinstance(text, str) else list(text)
-        answers = self._generate(prompts, max_new_tokens, stop, batch_size)
+        limit = max_new_tokens or (LIMIT if stop else LOOK_AHEAD)
+        watches = [Sentence() if stop else everything for _ in prompts]
+        found = self._decode(prompts, limit, watches, batch_size)
+        answers = [heard(c.text, c.ended) if stop else c.text.strip() for c in found]
         return answers[0] if isinstance(text, str) else answers
 
     @ordinarily
@@ -368,67 +392,30 @@ class Host:
     def says(
         self,
         prompts: Sequence[str],
-        targets: Sequence[str],
-        max_new_tokens: int = 24,
+        targets: Sequence[str | Sequence[str]],
+        max_new_tokens: int | None = None,
         batch_size: int = 64,
     ) -> list[bool]:
-        """Whether :meth:`generate` answers prompts with their targets, compared by ``normalise``.
+        """Whether the model answers prompts with their targets, or with one of several.
 
-        Faster than generating: decoding ends as soon as an answer has gone wrong.
+        The rule is :class:`~lemoe_lab.answers.Expected`. Faster than generating: decoding ends as
+        soon as the verdict is certain.
         """
-        answers = self._generate(prompts, max_new_tokens, True, batch_size, targets)
-        return [
-            normalise(answer) == normalise(target)
-            for answer, target in zip(answers, targets, strict=True)
-        ]
+        expected = [Expected(target) for target in targets]
+        watches = [Verdict(one) for one in expected]
+        found = self._decode(prompts, max_new_tokens or LIMIT, watches, batch_size)
+        return [bool(one.judge(c.text)) for one, c in zip(expected, found, strict=True)]
 
-    def _generate(
-        self,
-        prompts: Sequence[str],
-        max_new_tokens: int,
-        stop: bool,
-        batch_size: int,
-        expected: Sequence[str] | None = None,
-    ) -> list[str]:
+    def _decode(
+        self, prompts: Sequence[str], limit: int, watches: Sequence[Watch], batch_size: int
+    ) -> list[Continuation]:
         sequences = [TokenSequence(self.encode_prompt(p), ()) for p in prompts]
-        answers: dict[int, str] = {}
+        found: dict[int, Continuation] = {}
         for chunk in length_buckets(sequences, batch_size):
             rows = [sequences[i].prompt for i in chunk]
-            wanted = None if expected is None else [expected[i] for i in chunk]
-            texts = self._generate_rows(rows, max_new_tokens, stop, wanted)
-            answers |= zip(chunk, texts, strict=True)
-        return [answers[i] for i in range(len(sequences))]
-
-    def _generate_rows(
-        self,
-        rows: list[tuple[int, ...]],
-        max_new_tokens: int,
-        stop: bool,
-        expected: list[str] | None,
-    ) -> list[str]:
-        length = max(map(len, rows))
-        pad = self.pad_token
-        tokens = torch.tensor([(pad,) * (length - len(r)) + r for r in rows], device=self.device)
-        mask = torch.tensor(
-            [(0,) * (length - len(r)) + (1,) * len(r) for r in rows], device=self.device
-        )
-        if self._sentence_ends is None:
-            vocabulary = self.model.get_output_embeddings().weight.shape[0]
-            self._sentence_ends = sentence_ends(self.tokenizer, vocabulary).to(self.device)
-        criteria = StoppingCriteriaList([StopAtSentenceEnd(self._sentence_ends)] if stop else [])
-        if expected is not None:
-            criteria.append(StopWhenWrong(self.tokenizer, expected, length))
-        output = self.model.generate(
-            input_ids=tokens,
-            attention_mask=mask,
-            max_new_tokens=min(max_new_tokens, self.context - length),
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=self.stop_token,
-            stopping_criteria=criteria,
-        )
-        texts = [self.encoding.text(row) for row in output[:, length:].tolist()]
-        return [first_sentence(t) if stop else t.strip() for t in texts]
+            texts = decode(self, rows, limit, [watches[i] for i in chunk])
+            found |= zip(chunk, texts, strict=True)
+        return [found[i] for i in range(len(sequences))]
 
     # Features of prompts
 

@@ -18,15 +18,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .edits import normalise
+from .answers import Expected
 
 METRICS = ("reliability", "generality", "locality")
 COLUMNS = ("step", "batch", "edit", "metric", "group", "scorer", "value")
 
 
-def exact_match(answer: str, target: str) -> float:
-    """1.0 if ``answer`` says what ``target`` says, after ``normalise``; otherwise 0.0."""
-    return float(normalise(answer) == normalise(target))
+def exact_match(answer: str, target: str | Sequence[str]) -> float:
+    """1.0 if ``answer`` says the ``target``, or one of several; otherwise 0.0.
+
+    The rule is :class:`~lemoe_lab.answers.Expected`.
+    """
+    return float(bool(Expected(target).judge(answer)))
 
 
 def token_accuracy(correct: Tensor | np.ndarray | Sequence[bool]) -> float:

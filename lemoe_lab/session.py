@@ -18,8 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import editors, evaluation, metrics
+from .checking import check_batch, check_stream
 from .editors.base import Editor, OnStep, TrainingReport
-from .edits import Edit, EditBatch, EditError, EditStream, FactIndex
+from .edits import Edit, EditError, EditStream
 from .estimate import warn_if_too_large
 from .exporting import export_session
 from .host import Host
@@ -27,8 +28,6 @@ from .memory import PeakMemory
 from .recording import Record, Recording, find_host, load_evaluation, load_record, metrics_table
 from .storage import RunError, RunFolder
 from .surroundings import ordinary
-
-ANY_ANSWER = "?"  # stands for what the unedited host will say to a locality prompt
 
 
 class EditSession:
@@ -158,7 +157,10 @@ class EditSession:
             report = self.editor.edit(batch, on_step)
         trained = time.perf_counter()
         try:
-            rows = self.evaluator.measure(batch, self.steps, self.immediate, between)
+            applied = self.stream.batches[: self.steps]
+            rows = self.evaluator.measure(
+                batch, self.steps, self.immediate, between, applied=applied
+            )
         except BaseException:
             self.editor.undo()
             self._undone.clear()
@@ -413,52 +415,3 @@ class EditSession:
     def _require_open(self) -> None:
         if not self._open:
             raise RuntimeError("this session is closed; make a new one or resume a saved run")
-
-
-def check_stream(host: Host, stream: EditStream) -> None:
-    """Raise :class:`EditError` for the first edit that this host cannot or need not learn."""
-    for batch in stream:
-        check_batch(host, batch)
-    for edit in known_edits(host, stream):
-        raise EditError(
-            f"edit {edit.id!r}: the host already answers {edit.prompt!r} with {edit.target!r}; "
-            "drop the edit or change its target; drop_known(host, stream) drops all such edits"
-        )
-
-
-def check_batch(host: Host, batch: EditBatch) -> None:
-    """Raise :class:`EditError` for the first edit with a question that this host cannot read."""
-    for edit in batch:
-        asked = [(edit.prompt, edit.target)]
-        asked += [(rephrase.prompt, edit.target) for rephrase in edit.rephrases]
-        asked += [(other.prompt, other.target or ANY_ANSWER) for other in edit.locality]
-        for prompt, target in asked:
-            try:
-                if host.encoding.most_tokens(prompt, target) >= host.context:
-                    host.encode(prompt, target)
-            except EditError as error:
-                raise EditError(f"edit {edit.id!r}: {error}") from error
-
-
-def known_edits(host: Host, stream: EditStream) -> list[Edit]:
-    """Edits whose target the unedited host already says, unless they revise an earlier edit."""
-    edits = stream.edits
-    scores = host.score([edit.prompt for edit in edits], [edit.target for edit in edits])
-    known, earlier = [], FactIndex()
-    for edit, score in zip(edits, scores, strict=True):
-        if score.reproduced and not earlier.same(edit):
-            known.append(edit)
-        earlier.add(edit)
-    return known
-
-
-def drop_known(host: Host, stream: EditStream) -> EditStream:
-    """The stream without edits that the host already answers; the same object if there are none.
-
-    Batches may become shorter by it, and one without any edit left goes.
-    """
-    known = {edit.id for edit in known_edits(host, stream)}
-    if not known:
-        return stream
-    groups = [[edit for edit in batch if edit.id not in known] for batch in stream]
-    return stream.with_groups([group for group in groups if group])

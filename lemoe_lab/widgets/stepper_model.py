@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from ..edits import Edit, EditError, normalise
+from ..edits import Edit, EditError
 from ..session import EditSession
 from . import ask as asking
 from .choices import AS_GIVEN, PLANNERS, Choice, editor_specs, remade
@@ -189,7 +189,7 @@ class StepperModel:
         session = self.session
         edit = Edit(id=self._new_id(), prompt=prompt, target=target)
         session.host.encode(edit.prompt, edit.target)
-        if normalise(session.host.generate(edit.prompt)) == normalise(edit.target):
+        if session.host.says([edit.prompt], [edit.target])[0]:
             raise EditError(
                 f"the model already answers {edit.prompt!r} with {edit.target!r}; "
                 "type another target"

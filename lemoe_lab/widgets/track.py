@@ -70,7 +70,7 @@ class Track:
         self.locality = {step: v for step, v in self.locality.items() if step <= steps}
         self.routes = {step: v for step, v in self.routes.items() if step <= steps}
         rows = session.evaluator.measure(applied[:-1], steps, ["reliability"])
-        latest = session.evaluator.measure(applied[-1:], steps)
+        latest = session.evaluator.measure(applied[-1:], steps, applied=applied)
         if applied and applied[-1].edits[0].id not in self.immediate:
             self._note_batch(steps, latest)
         self.now = {
