@@ -53,6 +53,8 @@ class MemoryEstimate:
         The host's weights.
     held
         What the editor keeps of all batches; ``holds`` names it.
+    routing
+        What a router keeps of all batches: anchors, and what undo brings back of it.
     training
         What learning a batch needs by itself: of trained experts, gradients and AdamW's moments.
     activations
@@ -79,6 +81,7 @@ class MemoryEstimate:
     holds: str
     available: float = math.nan
     knobs: tuple[Knob, ...] = ()
+    routing: float = 0.0
 
     @property
     def learning(self) -> float:
@@ -88,7 +91,8 @@ class MemoryEstimate:
     @property
     def total(self) -> float:
         """The most that is in use at one time."""
-        return self.host + self.held + self.questions + max(self.learning, self.measuring)
+        kept = self.host + self.held + self.routing + self.questions
+        return kept + max(self.learning, self.measuring)
 
     @property
     def fits(self) -> bool:
@@ -102,6 +106,8 @@ class MemoryEstimate:
             "questions": self.questions,
             "learning a batch": self.learning,
         }
+        if self.routing > WORTH_NAMING * self.total:
+            parts["the router"] = self.routing
         if self.measuring > self.learning:
             parts["measuring"] = self.measuring
             del parts["learning a batch"]
@@ -161,6 +167,7 @@ def _parts(host: Host, editor: Editor, work: Workload) -> MemoryEstimate:
         questions=work.edits * work.questions * work.asked * hidden,
         measuring=max(scoring, decoding),
         holds=needs.holds,
+        routing=needs.routing,
     )
 
 

@@ -8,8 +8,6 @@ The folder holds what answers, the settings, and a model card, but no text of an
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -21,10 +19,11 @@ from .editors.base import Editor, named
 from .editors.bypass import BypassEditor
 from .editors.weights import WeightEditor
 from .edits import EditError, EditStream
+from .folders import RunError, file_hash, replaced, write_atomically
 from .host import Host
 from .loading import CARD, CONFIG, TENSORS, EditedModel, ExportConfig, read_config
 from .metrics import METRICS
-from .storage import RunError, file_hash, write_atomically, write_json, write_tensors
+from .storage import write_json, write_tensors
 
 # Parts of a step's state that the next step's replace; only the last ones answer.
 REPLACED = ("router.down", "router.up", "router.weight", "router.centre", "router.spread",
@@ -48,17 +47,12 @@ def export_session(
             "it; save the run with session.save(path) instead"
         )
     _require_replaceable(folder)
-    staging = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with replaced(folder) as staging:
         write_tensors(staging / TENSORS, answering_state(editor))
         config = _describe(host, editor, stream, file_hash(staging / TENSORS))
         write_json(staging / CONFIG, config.model_dump(mode="json"))
         card = model_card(config, measured(metrics, editor.steps, stream.superseded))
         write_atomically(staging / CARD, lambda file: file.write_text(card, encoding="utf-8"))
-        _put_in_place(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def answering_state(editor: Editor) -> dict[str, Tensor]:
@@ -124,15 +118,6 @@ def _require_replaceable(folder: Path) -> None:
             f"{folder} holds other things already ({', '.join(sorted(foreign)[:3])}), which are "
             "left as they are; export to a new folder"
         )
-
-
-def _put_in_place(staging: Path, folder: Path) -> None:
-    try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(staging, folder)
-    except OSError as error:
-        raise RunError(f"could not write {folder}: {error}; export to another folder") from error
 
 
 # The model card

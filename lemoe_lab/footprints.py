@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import singledispatch
 
+from .editors.alphaedit import AlphaEdit
 from .editors.base import Editor
 from .editors.bypass import BypassEditor
 from .editors.defer import DEFER
+from .editors.fine_tune_ewc import FineTuneEWC
 from .editors.memit import MEMIT
 from .editors.moe_adaptor import MoEAdaptor
 from .editors.replacing import ReplacingEditor
@@ -29,6 +31,7 @@ from .host import Host
 
 SAMPLE = 16  # edits that stand for all questions
 FLOAT32, FLOAT64 = 4, 8  # bytes
+ANCHOR = 3 * 8  # bytes that are known of an anchor beside its place
 TRAINED = 4  # for each trained number: gradient, two moments of Adam, and what it computes with
 
 
@@ -89,12 +92,14 @@ class Footprint:
 
     ``held`` stays, summed over all batches, and ``holds`` says in words what that is; ``training``
     is needed while a batch is learned, ``answering`` for a token while questions are answered.
+    ``routing`` is what a router keeps of all batches, and what undo keeps of it.
     """
 
     held: float
     training: float
     holds: str
     answering: float = 0
+    routing: float = 0
 
 
 def on_host(editor: Editor, host: Host) -> Editor:
@@ -137,7 +142,20 @@ def _experts(editor: BypassEditor, work: Workload) -> Footprint:
         training=(TRAINED * together * numbers + tokens * (width + 4 * hidden)) * FLOAT32,
         holds=f"{work.batches * together:,} experts {kind}",
         answering=answering * 3 * hidden * FLOAT32,
+        routing=_router(editor, work),
     )
+
+
+def _router(editor: BypassEditor, work: Workload) -> float:
+    """Anchors, in room for twice as many and once more in the steps, and copies of what trains."""
+    config, host = editor.config, editor.host
+    if isinstance(editor, MoEAdaptor):
+        return work.batches * (config.experts + 2) * max(host.width, host.embedding_width) * FLOAT32
+    scoped = config.routing == "scoped"
+    width = min(config.value_width, host.width) if scoped else host.embedding_width
+    anchors = 3 * work.edits * (width * FLOAT32 + ANCHOR)
+    trained = 0 if scoped else config.value_width * (width + config.value_width + 1)
+    return anchors + work.batches * trained * FLOAT32
 
 
 @footprint.register
@@ -147,6 +165,12 @@ def _weights(editor: WeightEditor, work: Workload) -> Footprint:
     training = sum(w.numel() for w in weights) * (1 + TRAINED) * FLOAT32
     holds = f"{work.batches} copies of {len(weights)} weights"
     squares = [max(w.shape) ** 2 for w in weights]
+    if isinstance(editor, FineTuneEWC):
+        held += work.batches * sum(w.numel() for w in weights) * FLOAT32
+        holds += " and of what says how much each of their numbers matters"
+    if isinstance(editor, AlphaEdit):
+        held += work.edits * sum(max(w.shape) for w in weights) * FLOAT32
+        holds += " with the keys of all edits"
     if isinstance(editor, (ROME, MEMIT, UltraEdit)):  # solved in float64, one weight at a time
         training += 4 * max(squares) * FLOAT64
     if isinstance(editor, (ROME, MEMIT)):

@@ -10,7 +10,6 @@ Scores and generations run through the model's own modules, so they see whatever
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from .decoding import (
 from .edits import EditError
 from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
+from .fingerprint import Fingerprint
 from .hooks import seat_of
 from .surroundings import ordinarily, with_normal_tensors
 
@@ -153,6 +153,7 @@ class Host:
         )
         self.stop_token, self.pad_token = self.encoding.stop_token, self.encoding.pad_token
         self._seat = seat_of(self.decoder)
+        self._fingerprint = Fingerprint()
 
     def __repr__(self) -> str:
         return (
@@ -210,14 +211,11 @@ class Host:
         return self.ffn_linears(layer)[-1]
 
     def fingerprint(self) -> str:
-        """A hash of architecture and weights; equal for equal hosts on any machine."""
-        digest = hashlib.sha256(type(self.model).__name__.encode())
-        for key, tensor in sorted(self.model.state_dict().items()):
-            flat = tensor.detach().flatten()
-            stride = max(1, flat.numel() // 4096)
-            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(flat[::stride].float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """A hash of architecture and weights; equal for equal hosts on any machine.
+
+        Every byte counts. What was not written to since the last call is not hashed again.
+        """
+        return self._fingerprint.of(self.model)
 
     # Who edits it
 

@@ -27,8 +27,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from . import editors
 from .editors.base import Editor, tensors_of
 from .edits import CalibrationFact, Edit, EditStream
+from .folders import RunError, file_hash, recover
 from .host import Host
-from .storage import RunError, file_hash
 from .surroundings import ordinary
 
 FORMAT = 1
@@ -211,6 +211,7 @@ def load_adaptor(
 
 def read_config(folder: Path) -> ExportConfig:
     """What ``adapter_config.json`` says; :class:`RunError` if it is not ours, damaged or newer."""
+    recover(folder)
     path = folder / CONFIG
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

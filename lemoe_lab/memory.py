@@ -57,7 +57,7 @@ def _forget_peak() -> bool:
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed must not hide what is taken next
         RESET.write_text(RESET_PEAK)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # Windows takes no None for its C library
         return False
     return True
 

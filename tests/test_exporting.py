@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import lemoe_lab as ll
 from lemoe_lab import EditError, EditSession, RunError, load_adaptor, metrics
+from lemoe_lab.answers import first_sentence
 from lemoe_lab.exporting import measured
 from lemoe_lab.identity import number_of, prompt_numbers
-from lemoe_lab.answers import first_sentence
 
 EDITORS: dict[str, Callable[[], ll.editors.Editor]] = {
     "LEMoE scoped": lambda: ll.editors.LEMoE(steps=25),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..edits import EditBatch, normalise
+from ..edits import EditBatch
 from ..host import TokenSequence
-from .base import OnStep, TrainingReport, named
+from ..identity import prompt_numbers
+from .base import OnStep, TrainingReport
 from .memit import MEMIT, SpreadConfig, normal_update
 
 
@@ -64,46 +64,26 @@ class AlphaEdit(MEMIT):
     def _overwrite(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
     ) -> TrainingReport:
-        report = super()._overwrite(batch, sequences, on_step)
-        self.memory[f"prompts.{self.steps}"] = prompt_codes(batch)
-        return report
+        self.memory = {f"prompts.{self.steps}": prompt_numbers(self.host, batch)}
+        return super()._overwrite(batch, sequences, on_step)
 
     def _update(self, batch: EditBatch, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
         basis = self.calibrated[f"knowledge.{layer}"]  # (m, r)
         inside = keys @ basis.double()  # (n, r)
-        earlier = self._earlier_keys(batch, layer, inside)
+        earlier = self._earlier_keys(layer, inside)
         self.memory[f"keys.{layer}.{self.steps}"] = inside.to(basis.dtype)
         ridge = self.config.ridge * torch.eye(basis.shape[1]).to(inside)
         return normal_update(inside, residual, earlier.T @ earlier + ridge) @ basis.double().T
 
-    def _earlier_keys(self, batch: EditBatch, layer: int, like: Tensor) -> Tensor:
-        """K'_p (N, r): for every prompt that this batch leaves alone, the key of its last edit."""
+    def _earlier_keys(self, layer: int, like: Tensor) -> Tensor:
+        """K'_p (N, r): for every prompt that the batch leaves alone, the key of its last edit."""
         last: dict[int, Tensor] = {}
-        for step in range(1, self.steps):
-            prompts = self.memory[f"prompts.{step}"].tolist()
-            last |= zip(prompts, self.memory[f"keys.{layer}.{step}"], strict=True)
-        for prompt in prompt_codes(batch).tolist():
+        for step, memory in enumerate(self._earlier_memories(), start=1):
+            prompts = memory[f"prompts.{step}"].tolist()
+            last |= zip(prompts, memory[f"keys.{layer}.{step}"], strict=True)
+        for prompt in self.memory[f"prompts.{self.steps}"].tolist():
             last.pop(prompt, None)
         return torch.stack([*last.values()]).to(like) if last else like[:0]
-
-    # State: every step saves what its own batch left behind
-
-    def step_state(self, step: int) -> dict[str, Tensor]:
-        state = super().step_state(step)
-        return {
-            name: tensor
-            for name, tensor in state.items()
-            if not name.startswith("memory.") or name.endswith(f".{step}")
-        }
-
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        super().load_step_state(step, named("memory", self.memory) | state)
-
-
-def prompt_codes(batch: EditBatch) -> Tensor:
-    """A number for the prompt of every edit, (n,) int64; equal for equal prompts."""
-    digests = [hashlib.sha256(normalise(edit.prompt).encode()).digest() for edit in batch]
-    return torch.tensor([int.from_bytes(digest[:8], signed=True) for digest in digests])
 
 
 def null_space(moment: Tensor, threshold: float, relative: bool) -> Tensor:

@@ -32,8 +32,9 @@ class GRACEConfig(ReplacingConfig):
         one, so that it holds for any host. At 0.5 two typical neighbours just do not overlap, and
         on the embedded host, which learned every fact in five wordings, most rewordings lie inside;
         ``epsilon=1.0`` there covers hardly any.
-    enough
-        A value is trained until the loss of its targets is this small.
+    steps, enough
+        A value is trained until the loss of its targets is this small. (The paper's code takes 100
+        steps; a few targets need more, and in low precision the rest of their loss decides.)
     initial_values
         ``"cold"``: new values are drawn from [0, 1); ``"warm"``: they are the FFN's output.
     """
@@ -41,6 +42,7 @@ class GRACEConfig(ReplacingConfig):
     epsilon: float | None = Field(None, gt=0)
     reach: float = Field(0.5, gt=0)
     initial_values: Literal["cold", "warm"] = "cold"
+    steps: int = Field(200, ge=1)
     enough: float = Field(0.01, ge=0)
 
 

@@ -71,8 +71,9 @@ class LocFT(FineTunedLayer):
     ) -> TrainingReport:
         edits = list(sequences)
         if self.config.replay:
-            edits = remember(recall(self.memory), edits)
+            earlier = map(recall, self._earlier_memories())
             self.memory = stored(edits, self.host.device)
+            edits = remember([edit for batch in earlier for edit in batch], edits)
         return TrainingReport(self._tune(self._states(edits), on_step))
 
     def _tune(self, states: LayerStates, on_step: OnStep | None) -> list[float]:
@@ -117,9 +118,12 @@ def reshuffled(count: int, size: int, generator: torch.Generator) -> Iterator[Te
 
 
 def remember(older: list[TokenSequence], newer: list[TokenSequence]) -> list[TokenSequence]:
-    """All edits in order, without older ones whose prompt a newer one has."""
-    replaced = {edit.prompt for edit in newer}
-    return [edit for edit in older if edit.prompt not in replaced] + newer
+    """All edits in order, without those whose prompt a later one has."""
+    last: dict[tuple[int, ...], TokenSequence] = {}
+    for edit in (*older, *newer):
+        last.pop(edit.prompt, None)
+        last[edit.prompt] = edit
+    return list(last.values())
 
 
 def stored(edits: Sequence[TokenSequence], device: torch.device) -> dict[str, Tensor]:

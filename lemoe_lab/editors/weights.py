@@ -33,7 +33,7 @@ class WeightEditor(ReversibleEditor):
     calibrated
         What was found out before the first batch, by name; batches do not change it.
     memory
-        Whatever else a batch leaves behind, by name. Replace its tensors, never change them.
+        Whatever else the last batch left behind, by name. Replace its tensors, never change them.
     """
 
     def __init__(self, **settings: object) -> None:
@@ -88,6 +88,10 @@ class WeightEditor(ReversibleEditor):
     def _restore(self, snapshot: Overwritten) -> None:
         self._point_at(snapshot.weights)
         self.memory = dict(snapshot.memory)
+
+    def _earlier_memories(self) -> list[dict[str, Tensor]]:
+        """While a batch is learned: :attr:`memory` after each earlier batch, the oldest first."""
+        return [snapshot.memory for snapshot in self._history[1:]]
 
     def _point_at(self, weights: dict[str, Tensor]) -> None:
         for name, tensor in weights.items():
