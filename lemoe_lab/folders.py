@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -76,7 +76,8 @@ def replaced(folder: Path) -> Iterator[Path]:
         os.replace(staging, folder)
         sync_folder(folder.parent)
     except OSError as error:
-        recover(folder)
+        with suppress(OSError):  # or whoever looks for the folder next will
+            recover(folder)
         raise RunError(
             f"could not write {folder}: {error}. What was there before is untouched; "
             "choose another folder"
