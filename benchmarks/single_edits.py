@@ -21,38 +21,32 @@ from lemoe_lab.evaluation import Evaluator
 from lemoe_lab.host import Host
 
 METHODS = (
-    "LEMoE",
-    "MoEAdaptor",
+    "LEMoE scoped",
+    "MoE adaptor",
     "FineTune",
     "FineTuneEWC",
-    "LocFT",
-    "UltraEdit",
+    "LocFT replay",
+    "UltraEdit, single edits",
     "ROME",
     "MEMIT",
-    "AlphaEdit",
+    "AlphaEdit, single edits",
     "MEND",
     "GRACE",
     "DEFER",
     "WISE",
 )
 
-# The defaults of these two are for long runs; these were tuned on single edits of seed 0.
-SETTINGS = {
-    "UltraEdit": {"tokens": "all", "step_size": 3e-3},
-    "AlphaEdit": {"clamp": 1.5, "ridge": 10.0},
-}
-
 
 def measure(names: Sequence[str], edits: int, seed: int) -> pd.DataFrame:
-    """One row per editor."""
+    """One row per editor, a preset of the library."""
     host = ll.load_host("almanac")
     stream = ll.datasets.almanac(edits=edits, batch_size=1, seed=seed)
     rows = {}
     for name in names:
-        editor = getattr(ll.editors, name)(**SETTINGS.get(name, {}))
+        editor = ll.editors.preset(name)
         editor.attach(host, stream)
         try:
-            rows[editor.name] = _scores(host, editor, stream)
+            rows[name] = _scores(host, editor, stream)
         finally:
             editor.detach()
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -23,7 +23,7 @@ from lemoe_lab.widgets.worker import PAUSE
 def measure(edits: int, batch_size: int, seed: int, questions: int) -> pd.DataFrame:
     """One row per editor: seconds for a step, for its views, their share, for an answer."""
     rows = {}
-    for editor in (ll.editors.LEMoE(), ll.editors.MoEAdaptor()):
+    for editor in map(ll.editors.preset, ("LEMoE scoped", "MoE adaptor")):
         host = ll.load_host("almanac")
         stream = ll.datasets.almanac(edits=edits, batch_size=batch_size, seed=seed)
         stream = ll.drop_known(host, stream)

@@ -36,7 +36,7 @@ def measure(runs: int, edits: int, batch_size: int) -> pd.DataFrame:
     """One row per number of workers."""
     every = sweeps.grid(
         "almanac",
-        editors=[ll.editors.MoEAdaptor()],
+        editors=[ll.editors.preset("MoE adaptor")],
         orders=[ll.planning.RandomOrder(seed) for seed in range(runs + WARM_UP)],
         streams=[sweeps.AlmanacStream(edits=edits, batch_size=batch_size)],
     )

@@ -21,8 +21,9 @@ def measure(edits: int, batch_size: int, seed: int) -> pd.DataFrame:
     """One row per part of the run, with seconds and its share."""
     host = ll.load_host("almanac")
     stream = ll.datasets.almanac(edits=edits, batch_size=batch_size, seed=seed)
+    editor = ll.editors.preset("LEMoE scoped")
     started = time.perf_counter()
-    with ll.EditSession(host, ll.editors.LEMoE(), stream, progress=False) as session:
+    with ll.EditSession(host, editor, stream, progress=False) as session:
         calibrated = time.perf_counter()
         session.jump(len(stream))
         stepped = time.perf_counter()

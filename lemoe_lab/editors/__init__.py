@@ -11,15 +11,18 @@ from .loc_ft import LocFT, LocFTConfig
 from .memit import MEMIT, MEMITConfig
 from .mend import MEND, MENDConfig
 from .moe_adaptor import MoEAdaptor, MoEAdaptorConfig
+from .presets import COMPARED, PRESETS, preset, preset_settings
 from .rome import ROME, ROMEConfig
 from .ultra_edit import UltraEdit, UltraEditConfig
 from .wise import WISE, WISEConfig
 
 __all__ = [
+    "COMPARED",
     "DEFER",
     "GRACE",
     "MEMIT",
     "MEND",
+    "PRESETS",
     "ROME",
     "WISE",
     "AlphaEdit",
@@ -45,4 +48,6 @@ __all__ = [
     "UltraEdit",
     "UltraEditConfig",
     "WISEConfig",
+    "preset",
+    "preset_settings",
 ]

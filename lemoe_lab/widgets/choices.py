@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .. import editors as all_editors
 from .. import planning
-from ..editors import Editor
+from ..editors import PRESETS, Editor, preset, preset_settings
 from ..edits import EditError, EditStream
 from ..session import EditSession
 
@@ -26,17 +25,6 @@ PLANNERS: dict[str, type[planning.Planner]] = {
         planning.HierarchicalOrder,
         planning.MixedOrder,
     )
-}
-LEMOE_VARIANTS = {
-    "LEMoE scoped": {},
-    "LEMoE KV anchor": {
-        "routing": "kv_anchor",
-        "centre": True,
-        "rehearse_anchors": True,
-        "bypass": True,
-    },
-    "LEMoE KV anchor, literal": {"routing": "kv_anchor"},
-    "one expert": {"routing": "kv_anchor", "insert": False},
 }
 
 
@@ -76,22 +64,11 @@ class EditorSpec:
 
 def editor_specs(own: Editor) -> dict[str, EditorSpec]:
     """All editors by the name that figures use; the session's own comes first, as it was set up."""
-    settings = own.config.model_dump()
-    specs = {own.name: EditorSpec(type(own), settings)}
-    for name, variant in LEMOE_VARIANTS.items():
-        specs.setdefault(name, EditorSpec(all_editors.LEMoE, variant))
-    for kind in _editor_classes():
-        specs.setdefault(kind().name, EditorSpec(kind, {}))
+    specs = {own.name: EditorSpec(type(own), own.config.model_dump())}
+    for name in PRESETS:
+        if preset(name).name == name:  # others would draw under an editor's plain name
+            specs.setdefault(name, EditorSpec(*preset_settings(name)))
     return specs
-
-
-def _editor_classes() -> list[type[Editor]]:
-    exported = (getattr(all_editors, name) for name in all_editors.__all__)
-    return [
-        kind
-        for kind in exported
-        if isinstance(kind, type) and issubclass(kind, Editor) and hasattr(kind, "Config")
-    ]
 
 
 def planned(source: EditStream, choice: Choice, session: EditSession) -> EditStream:
