@@ -54,7 +54,7 @@ def ticks(axis):
 @pytest.mark.parametrize("part", EFFECTS)
 def test_heatmap_shows_mean_effects_of_one_part_by_token_and_layer(part):
     ax = plots.causal_tracing(traced(), part=part)
-    (image,) = ax.images
+    (image,) = ax.collections
     assert image.get_array().shape == (2, 6)
     assert image.get_array()[1, 5] == pytest.approx(EFFECTS[part])
     assert image.get_array()[0, 5] == pytest.approx(EFFECTS[part] / 2)
@@ -72,13 +72,13 @@ def test_heatmap_sets_the_whole_subject_apart_and_above():
     whole = traced().query("token == 'last subject'").assign(token="whole subject")
     ax = plots.causal_tracing(pd.concat([traced(), whole]))
     assert ticks(ax.yaxis) == ["whole subject", "last subject", "last prompt"]
-    assert [list(line.get_ydata()) for line in ax.lines] == [[0.5, 0.5]]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[1, 1]]
     assert not plots.causal_tracing(traced()).lines
 
 
 def test_heatmap_colours_end_at_the_total_effect():
     ax = plots.causal_tracing(traced(), part="attention")
-    assert ax.images[0].get_clim() == pytest.approx((0, 0.8))
+    assert ax.collections[0].get_clim() == pytest.approx((0, 0.8))
 
 
 def test_heatmap_writes_its_numbers_where_there_is_room():

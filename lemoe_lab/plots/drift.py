@@ -6,12 +6,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from .bands import line_over_steps
 from .look import (
     GREY,
     axes_for,
     caption,
     legend_above,
-    line_over_steps,
     method_looks,
     style,
     with_method,

@@ -9,6 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from .bands import mean_line
+from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
 from .look import (
     GREY,
     GROUP_LABELS,
@@ -87,38 +89,19 @@ def forgetting_matrix(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             "filter it and draw each on its own ax"
         )
     ax = axes_for(ax, (7, 6))
+    ax.set_aspect("equal")
     table = rows.pivot_table(index="measured_after", columns="batch", values="value")
     steps = range(1, int(table.index.max()) + 1)
     table = table.reindex(index=steps, columns=steps)  # (T, T)
-    image = ax.imshow(
-        table.to_numpy(),
-        cmap="cividis",
-        vmin=0,
-        vmax=1,
-        extent=(0.5, len(steps) + 0.5, len(steps) + 0.5, 0.5),
-        interpolation="nearest",
-    )
-    if inches_across(ax) / len(steps) >= 0.36:  # room for "0.00" in a cell
-        for (step, batch), value in table.stack().dropna().items():
-            ax.text(
-                batch,
-                step,
-                shown(value),
-                ha="center",
-                va="center",
-                fontsize=10,
-                color="black" if value > 0.55 else "white",
-            )
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
-        axis.set_tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    cell = inches_across(ax) / len(steps)
+    numbers = table.map(lambda value: "" if np.isnan(value) else shown(value))
+    mesh = draw_cells(ax, table, numbers if cell >= ROOM_FOR_A_NUMBER else None, square=True)
+    ax.set_xticks(*middles(steps, cell))
+    ax.set_yticks(*middles(steps, cell))
     ax.set_xlabel("learned in batch")
     ax.set_ylabel("measured after batch")
     ax.set_title(names[0], loc="left")
-    beside = ax.inset_axes((1.04, 0, 0.05, 1))
-    bar = ax.figure.colorbar(image, cax=beside, label="reliability")
-    bar.outline.set_visible(False)
+    bar_beside(ax, mesh, "reliability")
     caption(ax, rows, "cells: mean over seeds" if rows["seed"].nunique() > 1 else "")
     return ax
 
@@ -183,22 +166,10 @@ def reliability_over_batches(frame: pd.DataFrame, ax: Axes | None = None) -> Axe
     for name in names:
         of_name = rows[rows["method"] == name]
         colour = method_colour(of_name["editor"].iloc[0])
-        by_seed = of_name.groupby(["batch", "seed"])[["immediate", "final"]].mean()
-        by_batch = by_seed.groupby("batch")
-        mean, low, high = by_batch.mean(), by_batch.min(), by_batch.max()
-        ax.plot(
-            mean.index,
-            mean["immediate"],
-            color=colour,
-            linestyle="--",
-            **RING,
-            label=f"{name}, immediate",
-        )
-        ax.plot(mean.index, mean["final"], color=colour, **DOT, label=f"{name}, final")
-        if rows["seed"].nunique() > 1:
-            ax.fill_between(
-                mean.index, low["final"], high["final"], color=colour, alpha=0.15, linewidth=0
-            )
+        for phase, look in (("immediate", {"linestyle": "--"} | RING), ("final", DOT)):
+            band = phase == "final" and rows["seed"].nunique() > 1
+            label = f"{name}, {phase}"
+            mean_line(ax, of_name, "batch", phase, band=band, label=label, color=colour, **look)
         handles.append(Patch(color=colour, label=name))
     handles.append(Line2D([], [], color=GREY, linestyle="--", **RING, label="immediate"))
     handles.append(Line2D([], [], color=GREY, **DOT, label="final"))

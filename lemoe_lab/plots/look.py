@@ -228,24 +228,6 @@ def method_looks(rows: pd.DataFrame) -> dict[str, dict[str, object]]:
     return looks
 
 
-def line_over_steps(
-    ax: Axes, rows: pd.DataFrame, last: int, label: str, look: dict[str, object]
-) -> None:
-    """The mean of ``value`` over seeds after every step, shaded from the lowest to the highest.
-
-    A run of one batch beside longer ones, with steps up to ``last``, is a level line.
-    """
-    by_step = rows.groupby(["step", "seed"])["value"].mean().groupby("step")
-    mean, low, high = by_step.mean(), by_step.min(), by_step.max()
-    shade = {"color": look["color"], "alpha": 0.15, "linewidth": 0}
-    if len(mean) == 1 and mean.index[0] == 1 < last:
-        ax.axhline(mean.iloc[0], label=label, **look | {"marker": ""})
-        ax.axhspan(low.iloc[0], high.iloc[0], **shade)
-    elif len(mean):
-        ax.plot(mean.index, mean, label=label, **look)
-        ax.fill_between(mean.index, low, high, **shade)
-
-
 def legend_above(ax: Axes, **keywords: object) -> None:
     labels = [handle.get_label() for handle in keywords.get("handles", [])]
     labels = labels or ax.get_legend_handles_labels()[1]

@@ -170,9 +170,23 @@ def _legend_in_columns(ax: Axes, *columns: list[Line2D]) -> None:
 
 
 def _violin(ax: Axes, values: np.ndarray, place: int, colour: str) -> None:
-    parts = ax.violinplot(values, [place], widths=2 * HALF_WIDTH, showextrema=False)
-    for body in parts["bodies"]:
-        body.set(facecolor=colour, edgecolor=colour, alpha=0.25, linewidth=1)
+    import seaborn  # takes a second, which only who draws should pay
+
+    seaborn.violinplot(
+        x=np.full(len(values), place),
+        y=values,
+        orient="x",
+        native_scale=True,
+        width=2 * HALF_WIDTH,
+        cut=0,  # no run ends beyond the best and the worst
+        inner=None,  # the points are drawn one by one
+        color=colour,
+        saturation=1,
+        linewidth=1,
+        linecolor=colour,
+        alpha=0.25,
+        ax=ax,
+    )
 
 
 def _point(ax: Axes, x: float, y: float, marker: str, colour: str) -> None:

@@ -9,12 +9,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .. import probes
+from .bands import line_over_steps
+from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
 from .look import (
     axes_for,
     caption,
     inches_across,
     legend_above,
-    line_over_steps,
     method_looks,
     shown,
     style,
@@ -26,9 +27,10 @@ PROMPTS = {
     "light": "routes of light rewordings",
     "strong": "routes of strong rewordings",
 }
-# Inches: what a cell must measure for a number or a frame in it, and how far in the frame lies.
-ROOM_FOR_A_NUMBER, ROOM_FOR_A_FRAME, FRAME_MARGIN = 0.36, 0.15, 0.012
+# Inches: what a cell must measure for a frame in it, and how far in the frame lies.
+ROOM_FOR_A_FRAME, FRAME_MARGIN = 0.15, 0.012
 ROOM_FOR_A_WORD = 0.42  # between the tick labels of two columns
+LEAST_NUMBER = 0.005  # a zero is dark enough, and NaN is nothing
 
 
 @style()
@@ -50,29 +52,20 @@ def routing_heatmap(
     experts = len(table)
     bypassed = "bypass" in table
     ax = axes_for(ax, (7 + 0.6 * bypassed, 6))
-    look = {"cmap": "cividis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-    places, right, bottom = [float(i) for i in range(experts)], experts - 0.5, experts - 0.5
-    square = table[range(experts)].to_numpy()
-    image = ax.imshow(square, extent=(-0.5, right, bottom, -0.5), **look)
-    _border(ax, -0.5, right, bottom)
-    if bypassed:
-        width = max(0.75, 0.06 * experts)
-        left = right + 0.4 * width
-        right = left + width
-        places.append((left + right) / 2)
-        ax.imshow(table[["bypass"]].to_numpy(), extent=(left, right, bottom, -0.5), **look)
-        _border(ax, left, right, bottom)
-    ax.set_xlim(-0.5, right)
-    ax.set_ylim(bottom, -0.5)
+    ax.set_aspect("equal")
     ax.set_anchor("NW")  # titles of unequal heatmaps side by side stay on one line
-    cell = inches_across(ax) / (right + 0.5)
+    cell = inches_across(ax) / len(table.columns)
+    numbers = table.map(lambda share: shown(share) if share >= LEAST_NUMBER else "")
+    mesh = draw_cells(ax, table, numbers if cell >= ROOM_FOR_A_NUMBER else None, square=True)
+    ax.add_patch(Rectangle((0, 0), experts, experts, fill=False, edgecolor="#BBBBBB"))
+    if bypassed:
+        ax.axvline(experts, color="white", linewidth=4)  # past the experts
+        ax.add_patch(Rectangle((experts, 0), 1, experts, fill=False, edgecolor="#BBBBBB"))
     if cell >= ROOM_FOR_A_FRAME:
         _frame_diagonal(ax, experts, FRAME_MARGIN / cell)
-    if cell >= ROOM_FOR_A_NUMBER:
-        _write_shares(ax, table, places)
-    _label_experts(ax, places, bypassed, cell)
+    _label_experts(ax, experts, bypassed, cell)
     if colour_bar:
-        _draw_colour_bar(ax, image)
+        bar_beside(ax, mesh, "share of prompts")
     rows = _counted(frame, group)
     if step is not None:
         rows = rows[rows["step"] == step]
@@ -111,43 +104,22 @@ def _counted(frame: pd.DataFrame, group: str) -> pd.DataFrame:
     return frame[(frame["group"] == group) & ~frame["superseded"]]
 
 
-def _border(ax: Axes, left: float, right: float, bottom: float) -> None:
-    size = (right - left, bottom + 0.5)
-    ax.add_patch(Rectangle((left, -0.5), *size, fill=False, edgecolor="#BBBBBB"))
-
-
 def _frame_diagonal(ax: Axes, experts: int, margin: float) -> None:
     side = 1 - 2 * margin
     for expert in range(experts):
-        corner = (expert - 0.5 + margin, expert - 0.5 + margin)
+        corner = (expert + margin, expert + margin)
         ax.add_patch(Rectangle(corner, side, side, fill=False, edgecolor="white", zorder=3))
 
 
-def _write_shares(ax: Axes, table: pd.DataFrame, places: list[float]) -> None:
-    for row, shares in enumerate(table.to_numpy()):
-        for place, share in zip(places, shares, strict=True):
-            if share >= 0.005:  # a zero is dark enough, and NaN is nothing
-                colour = "black" if share > 0.55 else "white"
-                text = shown(share)
-                ax.text(place, row, text, ha="center", va="center", fontsize=10, color=colour)
-
-
-def _label_experts(ax: Axes, places: list[float], bypassed: bool, cell: float) -> None:
-    experts = len(places) - bypassed
-    numbers = list(range(0, experts, int(np.ceil(0.28 / cell))))
-    ax.set_yticks(numbers, map(str, numbers))
+def _label_experts(ax: Axes, experts: int, bypassed: bool, cell: float) -> None:
+    places, numbers = middles(range(experts), cell)
+    ax.set_yticks(places, numbers)
     if bypassed:
-        numbers = [i for i in numbers if (places[-1] - i) * cell > ROOM_FOR_A_WORD]
-        ax.set_xticks([*numbers, places[-1]], [*map(str, numbers), "bypass"])
+        beside = experts + 0.5
+        room = (beside - places) * cell > ROOM_FOR_A_WORD
+        kept = [number for number, fits in zip(numbers, room, strict=True) if fits]
+        ax.set_xticks([*places[room], beside], [*kept, "bypass"])
     else:
-        ax.set_xticks(numbers, map(str, numbers))
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+        ax.set_xticks(places, numbers)
     ax.set_xlabel("expert at inference")
     ax.set_ylabel("expert at training")
-
-
-def _draw_colour_bar(ax: Axes, image: object) -> None:
-    beside = ax.inset_axes((1.04, 0, 0.05, 1))
-    bar = ax.figure.colorbar(image, cax=beside, label="share of prompts")
-    bar.outline.set_visible(False)

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 from sklearn.isotonic import isotonic_regression
 
-from .look import axes_for, caption, method_looks, style, with_method
+from .bands import mean_line
+from .look import axes_for, caption, method_looks, over_seeds, style, with_method
 
 LABELS = {
     "average": "mean of reliability,\ngenerality and locality",
@@ -36,13 +37,9 @@ def scaling(
     looks = method_looks(rows)
     for method, look in looks.items():
         of_method = rows[rows["method"] == method]
-        by_edits = of_method.groupby(["edits", "seed"])[score].mean().groupby("edits")
-        mean = by_edits.mean()
-        ax.plot(mean.index, mean, label=method, **look)
-        ax.fill_between(
-            mean.index, by_edits.min(), by_edits.max(), color=look["color"], alpha=0.15, lw=0
-        )
-        ends[method] = float(mean.iloc[-1])
+        mean_line(ax, of_method, "edits", score, label=method, **look)
+        at_end = of_method[of_method["edits"] == of_method["edits"].max()]
+        ends[method] = over_seeds(at_end, score)[0]
     ax.set_xscale("log")
     ticks = sorted(rows["edits"].unique())
     ax.set_xticks(ticks)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from .cells import draw_cells
 from .look import axes_for, caption, shown, style, with_method
 
 COLUMNS = {
@@ -18,7 +19,6 @@ COLUMNS = {
     "locality_far": "locality\nfar",
     "locality_text": "text\n(ratio)",
 }
-DARK_BELOW = 0.55  # white figures on darker cells
 
 
 @style()
@@ -31,15 +31,12 @@ def score_table(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     columns = [name for name in COLUMNS if name in rows]
     table = rows.groupby("method", sort=False)[columns].mean()  # (methods, scores)
     ax = axes_for(ax, (3.2 + 1.15 * len(columns), 1.4 + 0.42 * len(table)))
-    ax.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-    for (row, column), value in np.ndenumerate(table.to_numpy()):
-        colour = "white" if value < DARK_BELOW else "black"
-        ax.text(column, row, shown(value), ha="center", va="center", fontsize=11, color=colour)
-    ax.set_xticks(range(len(columns)), [COLUMNS[name] for name in columns])
-    ax.set_yticks(range(len(table)), table.index)
+    draw_cells(ax, table, table.map(shown), size=11)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [COLUMNS[name] for name in columns])
+    ax.set_yticks(np.arange(len(table)) + 0.5, table.index)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    ax.set(xlabel="", ylabel="")
     sizes = f"n = {rows['edits'].max():,} edits in {rows['batches'].max()} batches per run"
     note = "cells: mean over runs" if len(rows) > len(table) else ""
     caption(ax, rows, note, whiskers=False, count=sizes)

@@ -12,12 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import probes
 from ..probes.tracing import PARTS, TOKENS, WHOLE, Part
+from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
 from .look import GREY, LINE_STYLES, axes_for, caption, inches_across, legend_above, shown, style
 
 PART_COLOURS = {"state": "#332288", "ffn": "#117733", "attention": "#CC6677"}
 PART_LABELS = {"state": "layer output", "ffn": "FFN", "attention": "attention"}
 DOTTED = {"color": GREY, "linewidth": 1, "linestyle": (0, (1, 3))}
-ROOM_FOR_A_NUMBER = 0.42  # inches; what a cell must measure
 
 
 @style()
@@ -39,26 +39,18 @@ def causal_tracing(
     cells = cells.reindex([token for token in TOKENS if token in cells.index])
     total = _total_effect(rows)
     ax = axes_for(ax, (max(6.0, 3 + 0.7 * len(cells.columns)), 4.6))
-    look = {"cmap": "cividis", "aspect": "auto", "interpolation": "nearest"}
-    image = ax.imshow(cells, vmin=0, vmax=max(total, 1e-9), **look)
-    if inches_across(ax) / len(cells.columns) >= ROOM_FOR_A_NUMBER:
-        for (row, column), value in np.ndenumerate(cells.to_numpy()):
-            colour = "black" if value > 0.55 * total else "white"
-            text = shown(round(value, 2) + 0.0)  # never -0.00
-            ax.text(column, row, text, ha="center", va="center", fontsize=10, color=colour)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
-    ax.set_yticks(range(len(cells)), cells.index)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    room = inches_across(ax) / len(cells.columns)
+    numbers = cells.map(lambda value: shown(round(value, 2) + 0.0))  # never -0.00
+    mesh = draw_cells(ax, cells, numbers if room >= ROOM_FOR_A_NUMBER else None, max(total, 1e-9))
+    ax.set_xticks(*middles(cells.columns, room))
+    ax.set_yticks(np.arange(len(cells)) + 0.5, cells.index)
     ax.set_xlabel(_layers(rows, part))
     ax.set_ylabel("restored at")
     ax.set_title(f"{PART_LABELS[part]} restored", loc="left")
     if cells.index[0] == WHOLE and len(cells) > 1:
-        ax.axhline(0.5, color="white", linewidth=3)  # several tokens above, one at a time below
+        ax.axhline(1, color="white", linewidth=3)  # several tokens above, one at a time below
     if colour_bar:
-        beside = ax.inset_axes((1.03, 0, 0.04, 1))
-        bar = ax.figure.colorbar(image, cax=beside, label="mean indirect effect")
-        bar.outline.set_visible(False)
+        bar_beside(ax, mesh, "mean indirect effect", width=0.04)
     _caption(ax, rows, f"total effect {shown(total)}")
     return ax
 

@@ -24,6 +24,7 @@ import traitlets
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -136,7 +137,11 @@ def inverted(colour: object) -> object:
 
 def _paintable(figure: Figure) -> list[Artist]:
     in_cells = {
-        text for ax in figure.axes if ax.images for text in ax.texts if text.get_gid() != "caption"
+        text
+        for ax in figure.axes
+        if ax.images or any(isinstance(artist, QuadMesh) for artist in ax.collections)
+        for text in ax.texts
+        if text.get_gid() != "caption"
     }
     found = figure.findobj(lambda a: isinstance(a, Text | Line2D | Patch))
     return [artist for artist in found if artist not in in_cells]
