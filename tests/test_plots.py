@@ -1,5 +1,8 @@
 """Figures say what they show: labels, bars, captions, colours; never pixels."""
 
+import subprocess
+import sys
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -151,6 +154,26 @@ def test_reliability_over_batches_draws_both_phases(frame):
     assert len(ax.lines) == 2 * len(EDITORS)
     assert list(ax.lines[0].get_xdata()) == [1, 2, 3, 4]
     assert "final" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_seed(frame):
+    ax = plots.reliability_over_batches(frame[frame["editor"] == "MoE adaptor"])
+    (band,) = ax.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    by_seed = frame[frame["editor"] == "MoE adaptor"].groupby("seed")["final"].mean()
+    assert (heights.min(), heights.max()) == pytest.approx((by_seed.min(), by_seed.max()))
+
+
+def test_rings_of_immediate_are_hollow_in_the_colour_of_the_method(frame):
+    immediate = plots.reliability_over_batches(frame).lines[0]
+    assert immediate.get_markerfacecolor() == "none"
+    assert to_hex(immediate.get_markeredgecolor()) == plots.method_colour(EDITORS[0]).lower()
+
+
+def test_the_library_is_imported_without_the_drawing_one():
+    code = "import sys, lemoe_lab; print('seaborn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_method_has_the_same_colour_in_every_figure(frame, local):

@@ -186,6 +186,14 @@ def test_violin_shows_every_order_as_a_point_and_the_spread():
     assert to_hex(ax.lines[0].get_color()) == plots.method_colour("MoE adaptor").lower()
 
 
+def test_violin_ends_at_the_best_and_the_worst_order_in_the_colour_of_the_method():
+    ax = plots.order_violin(orders())
+    body = ax.collections[0]
+    heights = body.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == pytest.approx((0.4, 0.9))
+    assert to_hex(body.get_facecolor()) == plots.method_colour("MoE adaptor").lower()
+
+
 def test_violin_of_equal_values_is_a_row_of_points_and_no_body():
     with_body = plots.order_violin(orders())
     flat = plots.order_violin(orders([1.0] * 20))

@@ -10,13 +10,17 @@ LOWEST_TO_HIGHEST = ("pi", 100)
 
 
 def mean_line(
-    ax: Axes, rows: pd.DataFrame, x: str, y: str, *, band: bool = True, **look: object
+    ax: Axes, rows: pd.DataFrame, x: str, y: str, *, color: str, band: bool = True, **look: object
 ) -> None:
-    """The mean over seeds of the means of ``y`` at every ``x``; ``rows`` have a column ``seed``."""
+    """The mean over seeds of the means of ``y`` at every ``x``; ``rows`` have a column ``seed``.
+
+    ``look`` are properties of a matplotlib line; its markers have an edge in ``color``.
+    """
     import seaborn  # takes a second, which only who draws should pay
 
     by_seed = rows.groupby([x, "seed"], as_index=False)[y].mean()
     spread = LOWEST_TO_HIGHEST if band else None
+    look |= {"color": color, "markeredgecolor": color}
     seaborn.lineplot(by_seed, x=x, y=y, errorbar=spread, err_kws=BAND, legend=False, ax=ax, **look)
 
 
