@@ -12,20 +12,13 @@ from lemoe_lab.widgets.choices import editor_specs
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Tuned variants of one class, which can tell what they are only by their settings.
-VARIANTS = {
-    "UltraEdit, single edits": "UltraEdit",
-    "AlphaEdit, single edits": "AlphaEdit",
-    "GRACE, narrow": "GRACE",
-    "WISE, unmerged": "WISE",
-}
 RATE = re.compile(r"\b(?:router_)?learning_rate\b|\brates\b")
 LEMOE_VARIANT = re.compile(r"LEMoE\([^)]*(?:routing|insert|centre|bypass|rehearse_anchors)")
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_calls_itself_by_its_name(name):
-    assert preset(name).name == VARIANTS.get(name, name)
+    assert preset(name).name == name
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -66,10 +59,23 @@ def test_the_compared_editors_are_presets():
     assert set(COMPARED) <= set(PRESETS)
 
 
-def test_panels_offer_the_presets_under_their_names():
-    specs = editor_specs(preset("LEMoE scoped"))
-    for name in ("LEMoE KV anchor", "LEMoE KV anchor, literal", "one expert", "LocFT stream"):
-        assert specs[name].make(seed=4).config == preset(name, seed=4).config
+@pytest.mark.parametrize("kind", ["GRACE", "WISE", "AlphaEdit", "UltraEdit"])
+def test_a_variant_keeps_its_name_with_other_settings_and_the_plain_editor_has_its_own(kind):
+    (variant,) = [name for name in PRESETS if name.startswith(f"{kind}, ")]
+    assert preset(variant, seed=5).name == variant
+    assert preset(kind, seed=5).name == kind
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_panels_offer_every_preset_under_its_name(name):
+    made = editor_specs(preset("LEMoE scoped"))[name].make(seed=4)
+    assert (made.name, made.config) == (name, preset(name, seed=4).config)
+
+
+def test_every_preset_has_a_colour_of_its_own():
+    colours = [ll.plots.method_colour(name) for name in PRESETS]
+    assert set(PRESETS) <= set(ll.plots.METHOD_COLOURS)
+    assert len(set(colours)) == len(colours)
 
 
 def test_a_panel_writes_a_preset_in_full():

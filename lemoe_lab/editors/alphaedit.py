@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -56,6 +57,7 @@ class AlphaEdit(MEMIT):
 
     Config = AlphaEditConfig
     config: AlphaEditConfig
+    variants: ClassVar = {"AlphaEdit, single edits": {"clamp": 1.5, "ridge": 10.0}}
 
     def _knowledge(self, moment: Tensor) -> Tensor:
         config = self.config

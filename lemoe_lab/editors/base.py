@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -48,10 +48,12 @@ class Editor(ABC):
     """An editing method.
 
     Life: ``attach(host, stream)``, any number of ``edit``, ``undo`` and ``redo``, ``detach``.
-    Between attach and detach the host answers with the edits applied.
+    Between attach and detach the host answers with the edits applied. ``variants`` are settings
+    that figures show under a name of their own.
     """
 
     Config: ClassVar[type[EditorConfig]]
+    variants: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     def __init__(self, **settings: object) -> None:
         try:
@@ -67,8 +69,10 @@ class Editor(ABC):
 
     @property
     def name(self) -> str:
-        """What figures call this editor."""
-        return type(self).__name__
+        """What figures call this editor: the variant whose settings it has, else its class."""
+        held = self.config.model_dump().items()
+        fitting = (name for name, settings in self.variants.items() if settings.items() <= held)
+        return next(fitting, type(self).__name__)
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -181,6 +181,9 @@ class GRACE(ReplacingEditor):
 
     Config = GRACEConfig
     config: GRACEConfig
+    variants: ClassVar = {
+        "GRACE, narrow": {"epsilon": 1.0}
+    }  # the reference implementation's radius
 
     # Before the first batch
 

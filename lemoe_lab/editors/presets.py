@@ -79,7 +79,7 @@ _PRESETS = {
     "UltraEdit": _Preset(UltraEdit, {}, "closed-form steps, tuned for long runs"),
     "UltraEdit, single edits": _Preset(
         UltraEdit,
-        {"tokens": "all", "step_size": 3e-3},
+        UltraEdit.variants["UltraEdit, single edits"],
         "closed-form steps, tuned for one edit on the unedited host",
     ),
     "ROME": _Preset(ROME, {}, "a rank-one update for every edit"),
@@ -87,18 +87,20 @@ _PRESETS = {
     "AlphaEdit": _Preset(AlphaEdit, {}, "least squares in a null space, tuned for long runs"),
     "AlphaEdit, single edits": _Preset(
         AlphaEdit,
-        {"clamp": 1.5, "ridge": 10.0},
+        AlphaEdit.variants["AlphaEdit, single edits"],
         "least squares in a null space, tuned for one edit on the unedited host",
     ),
     "MEND": _Preset(MEND, {}, "trained editing networks"),
     "GRACE": _Preset(GRACE, {}, "a codebook, its first radius chosen by calibration facts"),
     "GRACE, narrow": _Preset(
-        GRACE, {"epsilon": 1.0}, "a codebook with the reference implementation's radius"
+        GRACE,
+        GRACE.variants["GRACE, narrow"],
+        "a codebook with the reference implementation's radius",
     ),
     "DEFER": _Preset(DEFER, {}, "a gate and a side network beside one layer"),
     "WISE": _Preset(WISE, {}, "side memories of one matrix, merged"),
     "WISE, unmerged": _Preset(
-        WISE, {"shards": 1, "merge_every": 1}, "one shard and a side memory for every batch"
+        WISE, WISE.variants["WISE, unmerged"], "one shard and a side memory for every batch"
     ),
 }
 

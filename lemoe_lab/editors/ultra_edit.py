@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -65,6 +65,7 @@ class UltraEdit(WeightEditor):
 
     Config = UltraEditConfig
     config: UltraEditConfig
+    variants: ClassVar = {"UltraEdit, single edits": {"tokens": "all", "step_size": 3e-3}}
 
     @property
     def layers(self) -> tuple[int, ...]:

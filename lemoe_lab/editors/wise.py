@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -142,6 +143,7 @@ class WISE(HookedEditor):
 
     Config = WISEConfig
     config: WISEConfig
+    variants: ClassVar = {"WISE, unmerged": {"shards": 1, "merge_every": 1}}
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)

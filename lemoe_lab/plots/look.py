@@ -46,6 +46,10 @@ METHOD_COLOURS = {
     "UltraEdit": "#004166",
     "MEND": "#7A3F62",
     "DEFER": "#8F8500",
+    "LEMoE KV anchor, rehearsed": "#332288",
+    "LEMoE scoped, one expert": "#A6D5F7",
+    "AlphaEdit, single edits": "#B5E3D3",
+    "UltraEdit, single edits": "#2A7A8C",
 }
 # For any other name: Paul Tol's muted scheme, also safe for colour-blind readers.
 OTHER_COLOURS = (

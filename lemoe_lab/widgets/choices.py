@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .. import planning
-from ..editors import PRESETS, Editor, preset, preset_settings
+from ..editors import PRESETS, Editor, preset_settings
 from ..edits import EditError, EditStream
 from ..session import EditSession
 
@@ -66,8 +66,7 @@ def editor_specs(own: Editor) -> dict[str, EditorSpec]:
     """All editors by the name that figures use; the session's own comes first, as it was set up."""
     specs = {own.name: EditorSpec(type(own), own.config.model_dump())}
     for name in PRESETS:
-        if preset(name).name == name:  # others would draw under an editor's plain name
-            specs.setdefault(name, EditorSpec(*preset_settings(name)))
+        specs.setdefault(name, EditorSpec(*preset_settings(name)))
     return specs
 
 
