@@ -67,10 +67,7 @@ class Fingerprint:
         before = self._known.get(key)
         if before is not None and torch.equal(before.sums, sums):
             return before
-        digest = hashlib.sha256()
-        for part in (words, rest):
-            digest.update(part.cpu().numpy())
-        return Hashed(sums, digest.hexdigest())
+        return Hashed(sums, _digest(words, rest))
 
 
 def _place(tensor: Tensor) -> Hashable:
@@ -87,6 +84,14 @@ def _words(tensor: Tensor) -> tuple[Tensor, Tensor]:
         content = content.clone()
     whole = len(content) // 8 * 8
     return content[:whole].view(torch.int64), content[whole:]
+
+
+def _digest(*parts: Tensor) -> str:
+    """A hash of the bytes of tensors, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.cpu().numpy())
+    return digest.hexdigest()
 
 
 def _sums(words: Tensor, rest: Tensor) -> Tensor:

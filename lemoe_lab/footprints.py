@@ -59,7 +59,7 @@ class Workload:
         sequences = [host.encode(edit.prompt, edit.target) for edit in largest]
         some = largest.edits[:SAMPLE]
         asked = [
-            len(host.encode(prompt, target or edit.target))
+            len(host.encode(prompt, target or edit.target, cut=target is None))
             for edit in some
             for prompt, target in _questions(edit)
         ]

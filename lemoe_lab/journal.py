@@ -72,15 +72,15 @@ class Journal:
         """How many batches are applied."""
         return len(self.entries) - 1
 
-    def append(self, line: dict) -> None:
-        """Commit a line: it is on the disk when this returns, or the journal is what it was.
+    def append(self, *lines: dict) -> None:
+        """Commit lines: they are on the disk when this returns, or the journal is what it was.
 
         Raises
         ------
         RunError
             If it cannot be written, or somebody else wrote to the file.
         """
-        content = json.dumps(line).encode() + b"\n"
+        content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         try:
             with open(self.path, "r+b" if self.path.exists() else "x+b") as file:
                 self._require_own(file.seek(0, os.SEEK_END))
@@ -101,7 +101,8 @@ class Journal:
             ) from error
         self._whole += len(content)
         self._found = self._whole
-        self._take(line)
+        for line in lines:
+            self._take(line)
 
     def _require_own(self, size: int) -> None:
         if size != self._found:

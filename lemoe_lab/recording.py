@@ -88,13 +88,16 @@ class Recording:
             self.run.describe(_described(session, self.run))
             self._stream = session.stream
         for step in range(known):
-            self._write_evaluation(step, records[step])
+            if records[step].evaluated is not self._written[step].evaluated:
+                self.run.evaluate(step, metrics_table(records[step].evaluated))
+                self._written[step] = records[step]
         for step in range(known, min(len(records), session.steps + 1)):
             record = records[step]
-            table = metrics_table(record.immediate)
-            self.run.append(step, session.editor.step_state(step), table, record.report)
-            self._written.append(replace(record, evaluated=None))
-            self._write_evaluation(step, record)
+            immediate = metrics_table(record.immediate)
+            evaluated = None if record.evaluated is None else metrics_table(record.evaluated)
+            state = session.editor.step_state(step)
+            self.run.append(step, state, immediate, record.report, evaluated)
+            self._written.append(record)
 
     def finish(self, session: EditSession) -> None:
         """Write the whole adaptor and all measurements, each as one file."""
@@ -106,11 +109,6 @@ class Recording:
         while self._written[count - 1].report is not records[count - 1].report:
             count -= 1
         return count
-
-    def _write_evaluation(self, step: int, record: Record) -> None:
-        if record.evaluated is not self._written[step].evaluated:
-            self.run.evaluate(step, metrics_table(record.evaluated))
-            self._written[step] = record
 
 
 def load_record(run: RunFolder, entry: Entry, repair: bool) -> tuple[dict[str, Tensor], Record]:

@@ -172,26 +172,37 @@ class RunFolder:
         return self.committed.entries[1:]
 
     def append(
-        self, step: int, state: dict[str, Tensor], table: pd.DataFrame, report: dict
+        self,
+        step: int,
+        state: dict[str, Tensor],
+        table: pd.DataFrame,
+        report: dict,
+        evaluated: pd.DataFrame | None = None,
     ) -> None:
-        """Write one applied batch, then commit it with a line in the journal."""
+        """Write one applied batch, then commit it, with its evaluation, in the journal."""
         tensors, rows = self._step_file(step, "safetensors"), self._step_file(step, "parquet")
         write_tensors(tensors, state)
         write_table(rows, table)
         line = {"step": step, "tensors": file_hash(tensors), "metrics": file_hash(rows)} | report
-        self.committed.append(line)
+        evaluation = [] if evaluated is None else [self._write_evaluation(step, evaluated)]
+        self.committed.append(line, *evaluation)
 
     def evaluate(self, step: int, table: pd.DataFrame) -> None:
         """Write what was measured of all batches after a step, then commit it likewise."""
+        older = self.committed.entries[step].evaluated
+        line = self._write_evaluation(step, table)
+        self.committed.append(line)
+        if older and older["file"] != line["file"]:
+            (self.path / STEPS / older["file"]).unlink(missing_ok=True)
+
+    def _write_evaluation(self, step: int, table: pd.DataFrame) -> dict:
+        """Write a table beside those that count already; what the journal is to say of it."""
         content = io.BytesIO()
         table.to_parquet(content, index=False)
         digest = hashlib.sha256(content.getvalue()).hexdigest()
-        older = self.committed.entries[step].evaluated
-        path = self._step_file(step, f"{digest[:12]}.parquet")  # never one that counts already
+        path = self._step_file(step, f"{digest[:12]}.parquet")
         write_atomically(path, lambda temporary: temporary.write_bytes(content.getvalue()))
-        self.committed.append({"evaluated": step, "file": path.name, "metrics": digest})
-        if older and older["file"] != path.name:
-            (self.path / STEPS / older["file"]).unlink(missing_ok=True)
+        return {"evaluated": step, "file": path.name, "metrics": digest}
 
     def truncate_journal(self, steps: int) -> None:
         """Let the run end after this many batches; what was written of all together is void."""

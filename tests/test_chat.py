@@ -188,7 +188,9 @@ def editor():
 
 
 @pytest.mark.parametrize(
-    "editor", [editor(), ll.editors.ROME(layer=0, steps=2), ll.editors.LEMoE(steps=2)], ids=repr
+    "editor",
+    [editor(), ll.editors.ROME(layer=0, steps=2), ll.editors.LEMoE(steps=2)],
+    ids=lambda e: e.name,
 )
 def test_editors_learn_in_a_chat(editor):
     host = turns_host()

@@ -11,7 +11,12 @@ from lemoe_lab.footprints import Workload
 from lemoe_lab.host import Host
 from lemoe_lab.memory import PeakMemory
 
-EVERY = [name for name in editors.__all__ if issubclass(getattr(editors, name), editors.Editor)]
+
+def _is_editor(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, editors.Editor)
+
+
+EVERY = [name for name in editors.__all__ if _is_editor(getattr(editors, name))]
 EVERY.remove("Editor")
 
 

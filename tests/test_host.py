@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from lemoe_lab import EditError, load_host
+from lemoe_lab import EditError
 from lemoe_lab.datasets import almanac_facts
 
 PROMPTS = ["The capital of Kumistan is", "Once, a", "Who is the mayor of Lerwick?"]
@@ -72,14 +72,6 @@ def test_empty_prompt_is_refused(host):
 def test_layer_that_does_not_exist_is_refused(host):
     with pytest.raises(ValueError, match=r"layers 0\.\.5"):
         host.ffn(6)
-
-
-def test_fingerprint_tells_hosts_apart(host):
-    other = load_host("almanac")
-    assert other.fingerprint() == host.fingerprint()
-    with torch.no_grad():
-        other.layers[0].mlp.up_proj.weight[0, 0] += 1
-    assert other.fingerprint() != host.fingerprint()
 
 
 def test_states_run_on_from_a_layer_give_the_same_hidden_states(host):

@@ -6,7 +6,7 @@ import pytest
 
 import lemoe_lab as ll
 from lemoe_lab import Edit, EditError, EditSession, EditStream, LocalityPrompt, Rephrase
-from lemoe_lab.session import known_edits
+from lemoe_lab.checking import known_edits
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import spoil
@@ -203,24 +205,25 @@ def test_an_edit_back_to_the_known_answer_is_kept_in_whatever_words_it_asks(host
     assert ll.drop_known(host, revised) is revised
 
 
-@pytest.mark.parametrize("kill", range(3))
+@pytest.mark.parametrize("learned", range(3))
 def test_killed_run_resumes_to_the_bytes_of_an_undisturbed_one(
-    kill, host, session, stream, tmp_path
+    learned, host, session, stream, tmp_path
 ):
     session.save(tmp_path / "undisturbed")
     session.run()
     session.close()
     with EditSession(host, ll.editors.LEMoE(**SETTINGS), stream, progress=False) as fresh:
         fresh.save(tmp_path / "killed")
-    seed = random.randrange(10**6)
-    print("kill seed", seed)
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(tmp_path / "killed")], stdout=subprocess.PIPE
     )
     process.stdout.readline()
-    time.sleep(random.Random(seed).uniform(0, 1.5) * (kill + 1) / 2)
+    journal = tmp_path / "killed" / "journal.jsonl"
+    while journal.read_bytes().count(b"\n") < learned:
+        assert process.poll() is None, "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
+    assert learned <= len(storage.RunFolder(tmp_path / "killed").journal()) < len(stream)
     with EditSession.resume(tmp_path / "killed", host) as resumed:
         resumed.progress = False
         resumed.run()
@@ -343,3 +346,243 @@ def test_a_copy_does_not_end_the_writing_of_the_run(session, tmp_path):
     session.save(tmp_path / "copy", follow=False)
     session.step()
     assert len(storage.RunFolder(tmp_path / "run").journal()) == 1
+
+
+# What a resumed session has measured
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def short(stream):
+    """Five batches of one edit, measured by its prompt alone."""
+    edits = [e.model_copy(update={"rephrases": (), "locality": ()}) for e in stream.edits[:5]]
+    return stream.with_groups([[edit] for edit in edits])
+
+
+def ordered(table):
+    """Rows in one order, whichever they were measured in."""
+    return table.sort_values(list(table.columns), ignore_index=True)
+
+
+def some_action(session, rng: random.Random, spare: list) -> None:
+    """Do one thing that a user may do, by chance."""
+    possible = [session.evaluate]
+    if session.steps < len(session.stream):
+        possible += [session.step, session.step]
+    if session.steps:
+        possible += [session.undo]
+    if session.redoable:
+        possible += [session.redo]
+    if spare:
+        at = rng.randint(session.steps, len(session.stream))
+        possible += [lambda: session.add_batch([spare.pop()], at=at)]
+    rng.choice(possible)()
+
+
+def end_at(patch, call: int) -> None:
+    """Let the process end at one of the next times that something is made to last."""
+    left = [call]
+
+    def counting(real):
+        def counted(*arguments, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return real(*arguments, **named)
+
+        return counted
+
+    patch.setattr(os, "fsync", counting(os.fsync))
+    patch.setattr(os, "replace", counting(os.replace))
+
+
+def resumed_as(folder, host) -> tuple:
+    with EditSession.resume(folder, host) as again:
+        return again.steps, ordered(again.metrics), again.stream
+
+
+def as_it_is(session) -> tuple:
+    return session.steps, ordered(session.metrics), session.stream
+
+
+def equal(one: tuple, other: tuple) -> bool:
+    return one[0] == other[0] and one[1].equals(other[1]) and one[2] == other[2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resumed_metrics_are_those_of_the_session_whatever_happened_and_wherever_it_ended(
+    seed, host, short, tmp_path, monkeypatch
+):
+    rng = random.Random(seed)
+    batches = [batch.edits for batch in short]
+    spare = [edit for batch in batches[3:] for edit in batch]
+    editor = ll.editors.GRACE(steps=2)
+    start = short.with_groups(batches[:3])
+    session = EditSession(host, editor, start, folder=tmp_path / "run", progress=False)
+    for round_ in range(5):
+        for _ in range(rng.randint(1, 4)):
+            some_action(session, rng, spare)
+        session.close()
+        assert equal(resumed_as(tmp_path / "run", host), as_it_is(session))
+        session = EditSession.resume(tmp_path / "run", host)
+        before = as_it_is(session)
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            end_at(patch, rng.randint(1, 9))
+            some_action(session, rng, spare)
+        after = as_it_is(session)
+        session.close()
+        found = resumed_as(tmp_path / "run", host)
+        assert equal(found, before) or equal(found, after), round_
+        session = EditSession.resume(tmp_path / "run", host)
+    session.close()
+
+
+def test_an_evaluation_outlives_later_steps_and_a_crash(host, short, tmp_path):
+    editor = ll.editors.GRACE(steps=2)
+    with EditSession(host, editor, short, folder=tmp_path / "run", progress=False) as session:
+        session.evaluate()
+        session.jump(2)
+        session.evaluate()
+        session.step()
+        live = session.metrics
+    with EditSession.resume(tmp_path / "run", host) as resumed:
+        assert resumed.metrics.equals(live)
+        resumed.undo()
+        assert set(resumed.metrics["step"]) == {0, 1, 2}
+
+
+def test_a_batch_comes_back_with_all_that_was_measured_after_it(host, short):
+    with EditSession(host, ll.editors.GRACE(steps=2), short, progress=False) as session:
+        session.jump(2)
+        before = session.evaluate()
+        session.undo()
+        session.redo()
+        assert session.metrics.equals(before)
+
+
+def test_damaged_evaluation_is_named_and_repair_keeps_its_step(host, short, tmp_path):
+    editor = ll.editors.GRACE(steps=2)
+    with EditSession(host, editor, short, folder=tmp_path / "run", progress=False) as session:
+        session.jump(2)
+        session.evaluate()
+    (path,) = (tmp_path / "run" / "steps").glob("0002.*.parquet")
+    spoil(path, "altered")
+    with pytest.raises(RunError, match=path.name):
+        EditSession.resume(tmp_path / "run", host)
+    with EditSession.resume(tmp_path / "run", host, repair=True) as resumed:
+        assert resumed.steps == 2
+        assert set(resumed.metrics["batch"]) == {1, 2}
+
+
+# A new run where an older one lies
+
+
+@pytest.fixture
+def older(host, short, tmp_path):
+    """The folder of a finished run of two batches."""
+    first = short.with_groups([batch.edits for batch in short.batches[:2]])
+    folder, editor = tmp_path / "run", ll.editors.GRACE(steps=2)
+    with EditSession(host, editor, first, folder=folder, progress=False) as session:
+        session.run()
+    return folder
+
+
+def contents(folder) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_older_run_is_not_touched_and_the_error_says_what_it_is(host, short, older):
+    before = contents(older)
+    with pytest.raises(RunError, match=r"GRACE on almanac, 2 of 2 batches.*resume.*overwrite=True"):
+        EditSession(host, ll.editors.FineTune(steps=1), short, folder=older)
+    with EditSession(host, ll.editors.FineTune(steps=1), short) as session:  # the host is free
+        with pytest.raises(RunError, match="another folder"):
+            session.save(older)
+        session.step()
+    assert contents(older) == before
+
+
+def test_an_older_run_gives_way_when_that_is_asked_for(host, short, older):
+    editor = ll.editors.FineTune(steps=1)
+    with EditSession(host, editor, short, folder=older, overwrite=True, progress=False) as session:
+        session.step()
+    with EditSession.resume(older, host) as resumed:
+        assert resumed.editor.name == editor.name and resumed.steps == 1
+
+
+def test_saving_again_to_the_same_run_needs_no_leave(host, short, older, monkeypatch):
+    with EditSession.resume(older, host) as session:
+        session.undo()
+        session.save(older)
+        monkeypatch.chdir(older.parent)
+        session.save("run")
+    with EditSession.resume(older, host) as again:
+        assert again.steps == 1
+
+
+@pytest.mark.parametrize("call", range(1, 30, 3))
+def test_a_replaced_run_is_the_older_or_the_newer_one_wherever_it_ends(
+    call, host, short, older, monkeypatch
+):
+    with EditSession(host, ll.editors.FineTune(steps=1), short, progress=False) as session:
+        session.step()
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            end_at(patch, call)
+            session.save(older, overwrite=True)
+    with EditSession.resume(older, host) as found:
+        learned = {edit.id for batch in found.stream.batches[: found.steps] for edit in batch}
+        assert (found.editor.name, found.steps) in (("GRACE", 2), (session.editor.name, 1))
+        assert set(found.metrics["edit"]) == learned
+
+
+# Finding the host
+
+
+@pytest.fixture
+def saved_in_a_project(host, short, tmp_path, monkeypatch):
+    """A project with a model and a run of it, made from inside."""
+    project = tmp_path / "project"
+    shutil.copytree(host.folder, project / "models" / "mine")
+    monkeypatch.chdir(project)
+    mine = ll.load_host("models/mine")
+    editor = ll.editors.GRACE(steps=2)
+    with EditSession(mine, editor, short, folder="runs/one", progress=False) as session:
+        session.step()
+    return project
+
+
+def test_a_run_of_a_local_model_is_resumed_from_another_folder(
+    saved_in_a_project, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with EditSession.resume("project/runs/one") as resumed:
+        assert resumed.steps == 1
+
+
+def test_a_project_that_was_moved_finds_its_model(saved_in_a_project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved_in_a_project.rename(tmp_path / "moved")
+    with EditSession.resume("moved/runs/one") as resumed:
+        assert resumed.steps == 1
+
+
+def test_a_model_that_is_gone_can_be_passed(saved_in_a_project, tmp_path, host):
+    shutil.rmtree(saved_in_a_project / "models")
+    with pytest.raises(RunError, match="host="):
+        EditSession.resume(saved_in_a_project / "runs" / "one")
+    with EditSession.resume(saved_in_a_project / "runs" / "one", host) as resumed:
+        assert resumed.steps == 1
+
+
+def test_a_host_in_another_precision_is_loaded_as_it_was(short, tmp_path):
+    import torch
+
+    half = ll.load_host("almanac", dtype=torch.bfloat16)
+    editor = ll.editors.GRACE(steps=2)
+    with EditSession(half, editor, short, folder=tmp_path / "run", progress=False) as session:
+        session.step()
+    with EditSession.resume(tmp_path / "run") as resumed:
+        assert resumed.host.model.dtype == torch.bfloat16
