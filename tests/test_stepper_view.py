@@ -12,7 +12,7 @@ from PIL import Image
 import lemoe_lab as ll
 from lemoe_lab.widgets import EditStepper
 from lemoe_lab.widgets.edit_table import EditTable, selected
-from lemoe_lab.widgets.figure_view import FigureView, inverted
+from lemoe_lab.widgets.figure_view import FigureView, _paintable, inverted
 from lemoe_lab.widgets.panel import descendants
 from lemoe_lab.widgets.slices import Abandoned, Slices
 from lemoe_lab.widgets.track import edit_state
@@ -171,6 +171,14 @@ def test_dark_theme_turns_the_ground_dark_and_back(stepper):
 def test_colours_that_mean_something_survive_the_dark():
     assert inverted("#0072B2") == "#0072B2"
     assert sum(inverted("black")[:3]) > 2.5 > 0.5 > sum(inverted("white")[:3])
+
+
+def test_numbers_in_the_cells_of_a_heatmap_keep_their_colour_in_the_dark():
+    scores = pd.DataFrame([{"editor": "ROME", "order": "random", "seed": 1, "scorer": "generated"}])
+    ax = ll.plots.score_table(scores.assign(edits=1, batches=1, reliability=0.25))
+    (number,) = [text for text in ax.texts if text.get_text() == "0.25"]
+
+    assert number not in _paintable(ax.figure)
 
 
 def test_every_picture_has_a_description(stepper):
