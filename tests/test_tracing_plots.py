@@ -134,6 +134,20 @@ def test_total_effect_is_drawn_as_a_level_line():
     assert any(np.allclose(line.get_ydata(), 0.8) for line in ax.lines)
 
 
+@pytest.mark.parametrize("draw", [plots.causal_tracing, plots.tracing_by_layer])
+def test_two_hosts_are_not_mixed(draw):
+    with pytest.raises(ValueError, match="one figure shows one host, the table has tiny, other"):
+        draw(pd.concat([traced(), traced(host="other")]))
+
+
+def test_several_seeds_of_a_fact_count_once():
+    table = pd.concat([traced(facts=1, seeds=(1, 2, 3)), traced(facts=2).assign(effect=0.0)])
+    table["fact"] = table["fact"].where(table["effect"] > 0, "a fact that nothing brings back")
+    ax = plots.tracing_by_layer(table[table["layer"] == 5], tokens=("last prompt",))
+    state = next(line for line in ax.lines if line.get_label() == "layer output, last prompt")
+    assert state.get_ydata()[0] == pytest.approx(EFFECTS["state"] / 2)
+
+
 def test_lines_are_shaded_with_the_interval_over_facts():
     table = traced(facts=2)
     table.loc[table["fact"] == "fact 1", "effect"] = 0.0

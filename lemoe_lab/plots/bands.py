@@ -1,4 +1,4 @@
-"""Lines of means with a band from the lowest to the highest seed."""
+"""Lines of means with a band: from the lowest to the highest seed, or an interval over facts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,30 @@ from matplotlib.axes import Axes
 
 BAND = {"alpha": 0.15, "linewidth": 0}
 LOWEST_TO_HIGHEST = ("pi", 100)
+BOOTSTRAP_INTERVAL = ("ci", 95)
 
 
 def mean_line(
-    ax: Axes, rows: pd.DataFrame, x: str, y: str, *, color: str, band: bool = True, **look: object
+    ax: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    color: str,
+    over: str = "seed",
+    band: tuple[str, int] | None = LOWEST_TO_HIGHEST,
+    **look: object,
 ) -> None:
-    """The mean over seeds of the means of ``y`` at every ``x``; ``rows`` have a column ``seed``.
+    """The mean of ``y`` at every ``x`` over the values of a column, each of which counts once.
 
-    ``look`` are properties of a matplotlib line; its markers have an edge in ``color``.
+    ``band`` is a seaborn ``errorbar``; ``look`` are properties of a matplotlib line, whose markers
+    have an edge in ``color``.
     """
     import seaborn  # takes a second, which only who draws should pay
 
-    by_seed = rows.groupby([x, "seed"], as_index=False)[y].mean()
-    spread = LOWEST_TO_HIGHEST if band else None
-    look |= {"color": color, "markeredgecolor": color}
-    seaborn.lineplot(by_seed, x=x, y=y, errorbar=spread, err_kws=BAND, legend=False, ax=ax, **look)
+    means = rows.groupby([x, over], as_index=False)[y].mean()
+    look |= {"color": color, "markeredgecolor": color, "legend": False, "seed": 0}
+    seaborn.lineplot(means, x=x, y=y, errorbar=band, err_kws=BAND, ax=ax, **look)
 
 
 def line_over_steps(

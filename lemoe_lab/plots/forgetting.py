@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from .bands import mean_line
+from .bands import LOWEST_TO_HIGHEST, mean_line
 from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
 from .look import (
     GREY,
@@ -167,7 +167,8 @@ def reliability_over_batches(frame: pd.DataFrame, ax: Axes | None = None) -> Axe
         of_name = rows[rows["method"] == name]
         colour = method_colour(of_name["editor"].iloc[0])
         for phase, look in (("immediate", {"linestyle": "--"} | RING), ("final", DOT)):
-            band = phase == "final" and rows["seed"].nunique() > 1
+            shaded = phase == "final" and rows["seed"].nunique() > 1
+            band = LOWEST_TO_HIGHEST if shaded else None
             label = f"{name}, {phase}"
             mean_line(ax, of_name, "batch", phase, band=band, label=label, color=colour, **look)
         handles.append(Patch(color=colour, label=name))

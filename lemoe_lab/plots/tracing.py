@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .. import probes
 from ..probes.tracing import PARTS, TOKENS, WHOLE, Part
+from .bands import BOOTSTRAP_INTERVAL, mean_line
 from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
 from .look import GREY, LINE_STYLES, axes_for, caption, inches_across, legend_above, shown, style
 
@@ -33,9 +33,9 @@ def causal_tracing(
     the whole answer is back. Negative effects have the colour of none. Of several heatmaps side by
     side only the last one needs its ``colour_bar``.
     """
-    rows = _of_part(table, part)
-    summary = probes.tracing_summary(rows)
-    cells = summary.pivot_table(index="token", columns="layer", values="effect")
+    rows = _of_part(_of_one_host(table), part)
+    by_fact = rows.groupby(["token", "layer", "fact"])["effect"].mean()
+    cells = by_fact.groupby(["token", "layer"]).mean().unstack("layer")
     cells = cells.reindex([token for token in TOKENS if token in cells.index])
     total = _total_effect(rows)
     ax = axes_for(ax, (max(6.0, 3 + 0.7 * len(cells.columns)), 4.6))
@@ -72,20 +72,17 @@ def tracing_by_layer(
         if token not in lines or token not in set(table["token"]):
             held = ", ".join(repr(name) for name in table["token"].unique())
             raise ValueError(f"tokens must be up to {len(LINE_STYLES)} of {held}, not {token!r}")
-    rows = table[table["token"].isin(lines)]
-    summary = probes.tracing_summary(rows)
+    rows = _of_one_host(table)[table["token"].isin(lines)]
     ax = axes_for(ax, (8, 5))
     total = _total_effect(rows)
     ax.axhline(total, **DOTTED)
-    shown_parts = [part for part in PARTS if part in set(summary["part"])]
+    shown_parts = [part for part in PARTS if part in set(rows["part"])]
+    over_facts = {"over": "fact", "band": BOOTSTRAP_INTERVAL, "marker": "o", "markersize": 5}
     for part in shown_parts:
         for token, line in lines.items():
-            chosen = (summary["part"] == part) & (summary["token"] == token)
-            cells = summary[chosen].sort_values("layer")
-            look = {"color": PART_COLOURS[part], "linestyle": line, "marker": "o", "markersize": 5}
-            ax.plot(cells["layer"], cells["effect"], label=f"{PART_LABELS[part]}, {token}", **look)
-            bounds = cells["low"], cells["high"]
-            ax.fill_between(cells["layer"], *bounds, color=look["color"], alpha=0.15, linewidth=0)
+            chosen = rows[(rows["part"] == part) & (rows["token"] == token)]
+            look = {"color": PART_COLOURS[part], "linestyle": line} | over_facts
+            mean_line(ax, chosen, "layer", "effect", label=f"{PART_LABELS[part]}, {token}", **look)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=16, integer=True, min_n_ticks=1))
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     ax.set_xlabel(_layers(rows, *shown_parts))
@@ -95,6 +92,15 @@ def tracing_by_layer(
     legend_above(ax, handles=[*parts, *places, Line2D([], [], **DOTTED, label="total effect")])
     _caption(ax, rows, "shaded: 95% bootstrap interval over facts")
     return ax
+
+
+def _of_one_host(table: pd.DataFrame) -> pd.DataFrame:
+    hosts = table["host"].unique()
+    if len(hosts) != 1:
+        raise ValueError(
+            f"one figure shows one host, the table has {', '.join(hosts) or 'no rows'}; filter it"
+        )
+    return table
 
 
 def _of_part(table: pd.DataFrame, part: str) -> pd.DataFrame:
