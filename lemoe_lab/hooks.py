@@ -16,8 +16,8 @@ import inspect
 import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +26,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 PACKED = ("cu_seq_lens_q", "block_table", "read_index", "write_index")  # several texts in one row
+SEVERAL_TEXTS = (
+    "several texts in one row (continuous batching, paged attention) cannot be told apart by an "
+    "editor; call model.generate with padded rows instead, or close the session first"
+)
 UNDECIDED = object()
 
 
@@ -62,12 +66,14 @@ class Undo:
 # What all Host objects of one model share
 
 
-@dataclass
+@dataclass(eq=False)
 class Seat:
-    """Who edits a model now, and where the prompts of rows that are being scored end."""
+    """Who edits a model now, where the prompts of rows that are being scored end, and its gates."""
 
     editor: object | None = None
     prompt_lengths: Tensor | None = None  # (B,)
+    gates: list[PromptGate] = field(default_factory=list)
+    undo: Undo | None = None  # what brings the model's own ways of generating back
 
 
 _seats: WeakKeyDictionary[nn.Module, Seat] = WeakKeyDictionary()
@@ -92,11 +98,18 @@ class Prompt:
 
     mask: Tensor
     inputs: Tensor | None = None
+    begins: int = 0  # how many tokens of the prompt came before
+    whole: Tensor | None = None  # (B, P), the mask of the whole prompt, if this is a part
 
     @property
     def last(self) -> Tensor:
-        """The place of the last prompt token of every row, (B,)."""
-        return last_tokens(self.mask)
+        """The place in this pass of the last prompt token of every row, (B,).
+
+        Beyond the last place of a pass with only an earlier part of the prompt.
+        """
+        if self.whole is None:
+            return last_tokens(self.mask)
+        return last_tokens(self.whole) - self.begins
 
 
 def last_tokens(mask: Tensor) -> Tensor:
@@ -227,26 +240,25 @@ class PromptGate:
         )
 
     def _wrapped(self, model: nn.Module) -> Undo:
-        """Let ``model.generate`` say where prompts end."""
-        original, own = getattr(model, "generate", None), "generate" in vars(model)
-        if original is None:
-            return Undo(None)
+        """Let ``model.generate`` tell this gate where prompts end."""
+        seat = self._seat
+        seat.gates.append(self)
+        if seat.undo is None:
+            seat.undo = _telling(model, seat)
 
-        @functools.wraps(original)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            if self._idle or self._given is not UNDECIDED or self.decide is None:
-                return original(*args, **kwargs)
-            with self._generating(_generation(args, kwargs, self.version())):
-                return original(*args, **kwargs)
+        def leave() -> None:
+            seat.gates.remove(self)
+            if not seat.gates and seat.undo:
+                seat.undo.remove()
+                seat.undo = None
 
-        def undo() -> None:
-            if own:
-                vars(model)["generate"] = original
-            else:
-                vars(model).pop("generate", None)
+        return Undo(leave)
 
-        vars(model)["generate"] = generate
-        return Undo(undo)
+    def _told(self, args: tuple, kwargs: dict) -> AbstractContextManager[None]:
+        """What holds during a call of ``model.generate`` with these arguments."""
+        if self._idle or self._given is not UNDECIDED or self.decide is None:
+            return nullcontext()
+        return self._generating(_generation(args, kwargs, self.version()))
 
     @contextmanager
     def _generating(self, generation: Generation | None) -> Iterator[None]:
@@ -267,11 +279,7 @@ class PromptGate:
         ids = args[0] if args else kwargs.get("input_ids")
         inputs = kwargs["inputs_embeds"] if ids is None else ids
         if any(kwargs.get(name) is not None for name in PACKED) and kwargs.get("cache") is not None:
-            raise RuntimeError(
-                "several texts in one row (continuous batching, paged attention) cannot be told "
-                "apart by an editor; call model.generate with padded rows instead, or close the "
-                "session first"
-            )
+            raise RuntimeError(SEVERAL_TEXTS)
         cache = kwargs.get("past_key_values")
         seen = int(cache.get_seq_length()) if cache is not None else 0
         if self._running.generation is not None:
@@ -348,7 +356,7 @@ class PromptGate:
         here = torch.zeros(rows, length, dtype=torch.bool, device=inputs.device)
         part = mask[:, seen : seen + length]
         here[:, : part.shape[1]] = part
-        return Pass(Prompt(here, inputs), kept)
+        return Pass(Prompt(here, inputs, seen, mask), kept)
 
     @torch.no_grad()
     def _decided_alone(self, inputs: Tensor, mask: Tensor) -> Any:
@@ -396,6 +404,35 @@ class PromptGate:
         if lengths is None or len(lengths) != len(x):
             return Prompt(places >= 0)
         return Prompt(places < lengths.to(x.device)[:, None])
+
+
+def _telling(model: nn.Module, seat: Seat) -> Undo:
+    """Let a model's gates know when it generates; the result brings its own methods back."""
+    original = getattr(model, "generate", None)
+    if original is None:
+        return Undo(None)
+    names = ("generate", "init_continuous_batching")
+    own = {name: vars(model)[name] for name in names if name in vars(model)}
+
+    @functools.wraps(original)
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for gate in seat.gates:
+                stack.enter_context(gate._told(args, kwargs))
+            return original(*args, **kwargs)
+
+    def refuse(*_args: Any, **_kwargs: Any) -> None:
+        raise RuntimeError(SEVERAL_TEXTS)
+
+    def undo() -> None:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(own)
+
+    vars(model)["generate"] = generate
+    if hasattr(model, "init_continuous_batching"):
+        vars(model)["init_continuous_batching"] = refuse
+    return Undo(undo)
 
 
 def _placed(decoder: nn.Module, mask: Tensor) -> dict[str, Tensor]:

@@ -479,7 +479,7 @@ class KVAnchorRouter(Router):
         self.up.copy_(state["up"])
 
     def forget(self, expert: int) -> None:
-        del self.keys[max(0, expert) :]
+        self.keys = nn.ParameterList(list(self.keys)[: max(0, expert)])
         self.memory.forget(expert)
 
 

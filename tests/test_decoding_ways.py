@@ -7,6 +7,7 @@ offers must write the same tokens, for prompts that are edited and for others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -135,9 +136,12 @@ def small(request):
     return full.model_copy(update={"calibration": full.calibration[::8]}).with_groups(groups)
 
 
-@pytest.fixture(scope="module", params=EDITORS, ids=EDITORS.keys())
+ALL = EDITORS | {"GRACE, last token": partial(ll.editors.GRACE, replacement="replace_last")}
+
+
+@pytest.fixture(scope="module", params=ALL, ids=ALL.keys())
 def session(request, host, small):
-    editor = EDITORS[request.param](steps=8, seed=small.seed)
+    editor = ALL[request.param](steps=8, seed=small.seed)
     with EditSession(host, editor, small, progress=False, immediate=[]) as session:
         session.jump(2)
         yield session

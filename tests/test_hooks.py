@@ -151,6 +151,32 @@ def test_overridden_and_muted_passes_decide_nothing(method, host, ids):
     assert method.decided == [1]
 
 
+def test_paged_generation_is_refused_before_it_begins(method, host, ids):
+    with pytest.raises(RuntimeError, match="continuous batching"):
+        host.model.generate_batch(inputs=[ids[0].tolist()])
+
+
+def test_gates_may_leave_in_any_order(host, ids):
+    before, first, second = traces(host), Counting(), Counting()
+    leave_first = first.gate.attach(host.model, host.decoder, host.ffn(LAYER))
+    leave_second = second.gate.attach(host.model, host.decoder, host.ffn(LAYER))
+    leave_first()
+    generate(host, ids, use_cache=False)
+    assert second.decided == [1]
+    leave_second()
+    assert traces(host) == before
+
+
+def test_a_part_of_a_prompt_has_no_last_token_but_the_last_part(method, host, ids):
+    places = []
+    method.gate.apply = lambda x, output, _decision, prompt: (places.append(prompt), output)[1]
+    generate(host, ids, prefill_chunk_size=3, max_new_tokens=1, min_new_tokens=1)
+    parts = [p for p in places[1:] if p is not None]  # the first is the whole, read to decide
+    inside = [int(p.last) < p.mask.shape[1] for p in parts]
+    assert inside == [False] * (len(parts) - 1) + [True]
+    assert len(parts) > 1
+
+
 def test_texts_packed_into_one_row_are_refused(method, host, ids):
     with pytest.raises(RuntimeError, match="continuous batching"):
         host.decoder(input_ids=ids, cu_seq_lens_q=torch.tensor([0, 3]), cache=object())
