@@ -66,6 +66,26 @@ def test_codebook_follows_the_papers_algorithm_edit_by_edit():
         assert codebook.labels[entry] == label, what
 
 
+def test_newer_edit_of_a_prompt_takes_its_entry_over_wherever_its_key_came_to_lie():
+    codebook, value = Codebook.empty(2, torch.device("cpu")), torch.zeros(2)
+    codebook, _ = codebook.learned(torch.tensor([0.0, 0.0]), value, 1, 1.0, prompt=11)
+    codebook, entry = codebook.learned(torch.tensor([0.3, 0.0]), value + 1, 2, 1.0, prompt=11)
+    assert (len(codebook), entry) == (1, 0)
+    assert codebook.labels.tolist() == [2] and codebook.values.tolist() == [[1.0, 1.0]]
+    assert codebook.radii.tolist() == [1.0]
+    assert codebook.nearest(torch.tensor([[0.3, 0.0]]))[0].item() == 0
+
+
+def test_two_prompts_whose_keys_nearly_meet_stay_two():
+    codebook, value = Codebook.empty(2, torch.device("cpu")), torch.zeros(2)
+    codebook, _ = codebook.learned(torch.tensor([0.0, 0.0]), value, 1, 1.0, prompt=11)
+    codebook, entry = codebook.learned(torch.tensor([1e-4, 0.0]), value, 2, 1.0, prompt=12)
+    assert (len(codebook), entry) == (2, 1)
+    distance, found = codebook.nearest(codebook.keys)
+    assert found.tolist() == [0, 1]
+    assert (distance <= codebook.radii).all()
+
+
 def by_algorithm(keys: torch.Tensor, labels: list[int], epsilon: float) -> list[list]:
     """Entries [key, label, radius] after edits with these keys (n, d), in float64."""
     entries: list[list] = []

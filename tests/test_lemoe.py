@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from helpers import UNRELATED, digest, logits, prompts_of
 
-from lemoe_lab import EditSession
+from lemoe_lab import EditSession, datasets, load_host
 from lemoe_lab.calibration import scoped_space
-from lemoe_lab.editors import ConfigError, LEMoE
+from lemoe_lab.editors import GRACE, ConfigError, LEMoE
 
 
 def test_frozen_experts_keep_their_bytes(host, stream):
@@ -125,3 +127,41 @@ def test_changed_host_weights_ask_for_a_new_scoped_space(host, stream):
     finally:
         weight.copy_(before)
     assert not torch.equal(changed.projection, space.projection)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("editor", [LEMoE, GRACE], ids=["LEMoE", "GRACE"])
+def test_the_newest_edit_of_a_prompt_answers_in_low_precision_whatever_it_is_asked_with(
+    editor, dtype
+):
+    host, source = (
+        load_host("almanac", dtype=dtype),
+        datasets.almanac(edits=24, batch_size=12, seed=4),
+    )
+    older, newer = source.batches
+    revised = [
+        edit.model_copy(
+            update={"id": f"{edit.id} again", "target": other.target, "old_answer": None}
+        )
+        for edit, other in zip(older, newer, strict=True)
+    ]
+    groups = [older.edits, *(revised[i : i + 3] for i in range(0, 12, 3))]
+    other = [prompt.prompt for edit in source.edits for prompt in edit.locality]
+    rng = random.Random(0)
+    with EditSession(
+        host, editor(), source.with_groups(groups), progress=False, immediate=()
+    ) as run:
+        run.jump(len(groups))
+        for _ in range(6):
+            asked = [*revised, *rng.sample(other, 8)]
+            rng.shuffle(asked)
+            answers = host.generate([getattr(one, "prompt", one) for one in asked])
+            wrong = [
+                (one.prompt, answer)
+                for one, answer in zip(asked, answers, strict=True)
+                if one in revised and answer != one.target
+            ]
+            assert wrong == []
+        if editor is LEMoE:
+            assert run.editor.adaptor.router.memory.count == len(revised)

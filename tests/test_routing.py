@@ -6,10 +6,20 @@ import math
 
 import pytest
 import torch
+from helpers import same
 from torch.nn import functional as F
 
+from lemoe_lab import Edit
 from lemoe_lab.calibration import CalibrationSet, rival_similarities, similarity_threshold
-from lemoe_lab.routing import AnchorMemory, KVAnchorRouter, ScopedRouter, Threshold
+from lemoe_lab.edits import EditBatch
+from lemoe_lab.identity import prompt_numbers
+from lemoe_lab.routing import (
+    AnchorMemory,
+    KVAnchorRouter,
+    ScopedRouter,
+    SoftmaxRouter,
+    Threshold,
+)
 
 
 def silu(x: float) -> float:
@@ -120,3 +130,104 @@ def test_anchor_at_an_old_address_retires_the_older_one():
     memory.add(here, 1)
     assert memory.active.tolist() == [False, True]
     assert memory.nearest(here)[1].tolist() == [1]
+
+
+# The newest edit of a prompt
+
+
+def unit(*rows: tuple[float, ...]) -> torch.Tensor:
+    return F.normalize(torch.tensor(rows), dim=-1)
+
+
+def test_newer_edit_of_a_prompt_retires_the_older_one_wherever_its_state_came_to_lie():
+    memory = AnchorMemory(2)
+    memory.add(unit((1.0, 0.0), (0.0, 1.0)), 0, torch.tensor([11, 12]))
+    memory.add(unit((1.0, 0.1)), 1, torch.tensor([11]))
+    assert memory.active.tolist() == [False, True, True]
+    assert memory.expert[memory.nearest(unit((1.0, 0.0)))[1]].tolist() == [1]
+
+
+def test_two_prompts_that_lie_close_together_stay_two():
+    memory = AnchorMemory(2)
+    memory.add(unit((1.0, 0.0)), 0, torch.tensor([11]))
+    memory.add(unit((1.0, 0.01)), 1, torch.tensor([12]))
+    assert memory.count == 2
+    found = memory.nearest(unit((1.0, 0.0), (1.0, 0.01)))[1]
+    assert memory.expert[found].tolist() == [0, 1]
+
+
+def test_prompts_that_nobody_numbered_are_not_one():
+    memory = AnchorMemory(2)
+    memory.add(unit((1.0, 0.0)), 0)
+    memory.add(unit((0.0, 1.0)), 1)
+    assert memory.count == 2
+
+
+def test_prompts_are_one_where_the_stream_has_them_as_one(host):
+    asked = ["The capital of Nowhere is", "the  capital of nowhere is:", "The mayor of Nowhere is"]
+    batches = [
+        EditBatch(step=1, edits=(Edit(id=str(i), prompt=prompt, target="Wilport"),))
+        for i, prompt in enumerate(asked)
+    ]
+    one, same, other = (prompt_numbers(host, batch).item() for batch in batches)
+    assert one == same != other
+    assert one > 0
+
+
+# Going back
+
+
+def routers() -> dict:
+    """A router of every kind that learns."""
+    scoped = ScopedRouter(torch.zeros(8), torch.eye(8), Threshold.fixed(0.5))
+    rehearsed = KVAnchorRouter(8, 6, seed=0, mean=torch.zeros(8), centred=True)
+    return {
+        "scoped": scoped,
+        "KV anchor": rehearsed,
+        "softmax": SoftmaxRouter(8, experts=3, top_k=1, per_token=False, seed=0),
+    }
+
+
+@pytest.mark.parametrize("kind", ["scoped", "KV anchor", "softmax"])
+def test_any_way_back_and_forth_leads_to_the_same_bits(kind):
+    router, generator = routers()[kind], torch.Generator().manual_seed(1)
+    queries = torch.randn(30, 8, generator=generator)
+
+    def seen() -> list[torch.Tensor]:
+        routes = router.route(queries)
+        tensors = [routes.expert, routes.gate, routes.similarity, routes.anchor]
+        if memory := getattr(router, "memory", None):
+            tensors += [memory.vectors, memory.expert, memory.prompt, memory.retired_by]
+        return [t.clone() for t in (*tensors, *router.parameters())]
+
+    states, expected = [router.step_state(-1)], [seen()]
+    for expert in range(12):
+        prompts = torch.randint(1, 9, (3,), generator=generator)  # most of them come again
+        router.grow(torch.randn(3, 8, generator=generator), expert, prompts)
+        with torch.no_grad():
+            for parameter in router.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        states.append(router.step_state(expert))
+        expected.append(seen())
+    now = 12
+    for goal in (11, 7, 8, 9, 3, 0, 1, 2, 3, 4):
+        router.forget(goal - 1)
+        router.load_step_state(goal - 1, states[goal])
+        assert goal <= now + 1
+        now = goal
+        assert same(seen(), expected[goal])
+
+
+def test_what_an_anchor_costs_to_add_does_not_grow(monkeypatch):
+    memory, copied = AnchorMemory(4), []
+    real = AnchorMemory._make_room
+
+    def counted(self: AnchorMemory, length: int) -> None:
+        before = len(self._vectors)
+        real(self, length)
+        copied.append(before if len(self._vectors) != before else 0)
+
+    monkeypatch.setattr(AnchorMemory, "_make_room", counted)
+    for expert in range(1000):
+        memory.add(F.normalize(torch.randn(1, 4), dim=-1), expert)
+    assert sum(copied) < 2 * 1000
