@@ -77,13 +77,14 @@ class Expected:
         With ``ended=False`` the text is the beginning of an answer: None means that more of it
         must be seen, and True or False that nothing which may follow changes the verdict.
         """
-        whole = fold(text).lstrip()
-        said = whole[_lead(whole) :]
-        if not ended:
-            whole, said = whole[:-UNSETTLED], said[:-UNSETTLED]
+        said = fold(text).lstrip()
+        first = _lead(said)
+        starts = {0, first, first + (said[first : first + 1] in BRACKETS)}
+        settled = len(said) if ended else len(said) - UNSETTLED
         verdicts = {
-            _begins_with(said if not text or _has_word(text) else whole, text, ended)
-            for text in self._texts
+            _begins_with(said[start : max(start, settled)], expected, ended)
+            for expected in self._texts
+            for start in starts
         }
         return True if True in verdicts else None if None in verdicts else False
 
@@ -168,10 +169,6 @@ def _lead(text: str) -> int:
     return start - 1 if lone and text[start : start + 1].isalnum() else start  # .5, .NET
 
 
-def _has_word(text: str) -> bool:
-    return _lead(text) < len(text)
-
-
 def _begins_with(said: str, expected: str, ended: bool) -> bool | None:
     """Whether a folded text begins with the expected one, and then comes an end."""
     if not expected:
@@ -199,9 +196,12 @@ def _ends_at(text: str, at: int, ended: bool) -> bool | None:
         return True if ended else None
     if after[0] == "\n":
         return True
-    if mark in "-—―":
+    if mark in "-—―":  # an aside, or a range of numbers
+        following = after.lstrip(" ")
+        if not following and not ended:
+            return None
         spaced = after[0] == " " or mark != "-"
-        return spaced and not (before.isdigit() and after.lstrip()[:1].isdigit())
+        return spaced and not (before.isdigit() and following[:1].isdigit())
     if after[0] != " ":
         return bool(UNSPACED.match(before) or UNSPACED.match(after))
     single = len(rest) - len(after) == 1

@@ -27,15 +27,20 @@ if TYPE_CHECKING:
     from .host import Host
 
 LIMIT = 256  # tokens of an answer, if nobody says how many
+MOST = 64  # tokens in which nearly every answer ends; longer ones are decoded again
 LOOK_AHEAD = 24  # tokens after the first sentence in which the stop token may still come
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was decoded after a prompt; ``ended`` if the model ended it by its stop token."""
+    """What was decoded after a prompt.
+
+    ``ended`` if the model ended it by its stop token, ``cut`` if for want of room.
+    """
 
     text: str
     ended: bool
+    cut: bool
 
 
 class Watch(Protocol):
@@ -98,18 +103,26 @@ def decode(
 ) -> list[Continuation]:
     """Greedy continuations of prompts that are token ids, each of at most ``limit`` tokens.
 
-    Rows with less room than that before the context ends are decoded alone.
+    Rows with less room than that before the context ends are decoded with their equals.
     """
     rooms = [min(limit, host.context - len(row)) for row in rows]
-    together = [i for i, room in enumerate(rooms) if room == limit]
-    lots = [together] if together else []
-    lots += [[i] for i, room in enumerate(rooms) if room < limit]
     found: dict[int, Continuation] = {}
-    for lot in lots:
-        chosen = [rows[i] for i in lot]
-        texts = _decode_together(host, chosen, rooms[lot[0]], [watches[i] for i in lot])
-        found |= zip(lot, texts, strict=True)
+    waiting = list(range(len(rows)))
+    for most in dict.fromkeys((min(MOST, limit), limit)):
+        for lot in _lots(waiting, rooms, most):
+            room = min(most, rooms[lot[0]])
+            texts = _decode_together(host, [rows[i] for i in lot], room, [watches[i] for i in lot])
+            found |= zip(lot, texts, strict=True)
+        waiting = [i for i in waiting if found[i].cut and rooms[i] > most]
     return [found[i] for i in range(len(rows))]
+
+
+def _lots(waiting: Sequence[int], rooms: Sequence[int], most: int) -> list[list[int]]:
+    """Rows that are decoded together: those with room enough, then those with equally little."""
+    lots: dict[int, list[int]] = {}
+    for index in waiting:
+        lots.setdefault(min(most, rooms[index]), []).append(index)
+    return list(lots.values())
 
 
 def _decode_together(
@@ -135,7 +148,8 @@ def _decode_together(
     answers = []
     for index, row in enumerate(output[:, length:].tolist()):
         said = row[: ends.lengths.get(index, len(row))]
-        answers.append(Continuation(host.encoding.text(said), host.stop_token in said))
+        text, ended = host.encoding.text(said), host.stop_token in said
+        answers.append(Continuation(text, ended, cut=index not in ends.lengths))
     return answers
 
 

@@ -217,7 +217,7 @@ class EditStream(_Frozen):
     def from_groups(cls, groups: Sequence[Sequence[Edit]], **attributes: object) -> EditStream:
         """One batch for every group of edits, in order; at least one."""
         if not groups:
-            raise EditError("a stream needs at least one edit; none was given")
+            raise EditError("no batches: a stream needs at least one edit, and none was given")
         batches = tuple(
             EditBatch(step=step, edits=tuple(group)) for step, group in enumerate(groups, start=1)
         )
