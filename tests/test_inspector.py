@@ -113,14 +113,14 @@ def test_a_routed_prompt_is_bypassed_once_it_loses_its_slack(model):
 def test_the_runner_up_answers_when_the_anchors_of_the_chosen_expert_are_gone(model):
     model.ask(second_batch_edit(model).prompt)
     route, router = model.routes()[0], model.session.editor.adaptor.router
-    bypass, active = router.bypass, router.memory.active.clone()
+    bypass, retired_by = router.bypass, router.memory.retired_by.clone()
     try:
         router.bypass = Threshold.fixed(-1.0)
-        router.memory.active &= router.memory.expert != route.expert
+        router.memory.retired_by[router.memory.expert == route.expert] = len(model.session.stream)
         after = model.routes()[0]
     finally:
         router.bypass = bypass
-        router.memory.active.copy_(active)
+        router.memory.retired_by.copy_(retired_by)
     assert after.expert == route.runner_up.expert
     lead = route.nearest[0].similarity - after.nearest[0].similarity
     assert route.runner_up.margin == pytest.approx(lead, abs=1e-5)

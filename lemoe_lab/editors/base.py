@@ -191,13 +191,7 @@ def train(
     losses: list[float] = []
     for step in range(steps):
         loss = loss_of()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise RuntimeError(
-                f"the loss is {losses[-1]} at optimiser step {step + 1}, so nothing can be learned "
-                "from it; take a lower learning_rate, or load a host in float16 as bfloat16 or "
-                "float32 (load_host(..., dtype=torch.float32))"
-            )
+        losses.append(finite(loss.item(), step + 1))
         if on_step:
             on_step(step + 1, steps, losses[-1])
         if losses[-1] < enough:
@@ -206,6 +200,17 @@ def train(
         loss.backward()
         optimizer.step()
     return losses
+
+
+def finite(loss: float, step: int) -> float:
+    """The loss of an optimiser step; RuntimeError if it is no number any more."""
+    if math.isfinite(loss):
+        return loss
+    raise RuntimeError(
+        f"the loss is {loss} at optimiser step {step}, so nothing can be learned from it; take a "
+        "lower learning_rate, or load a host in float16 as bfloat16 or float32 "
+        "(load_host(..., dtype=torch.float32))"
+    )
 
 
 def two_thirds_up(host: Host, layer: int | None) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..edits import EditBatch
 from ..host import TokenSequence
-from .base import EditorConfig, OnStep, TrainingReport, two_thirds_up
+from .base import EditorConfig, OnStep, TrainingReport, finite, two_thirds_up
 from .gradients import edit_losses, full_precision
 from .weights import WeightEditor
 
@@ -91,7 +91,7 @@ class FineTune(FineTunedLayer):
             descent = Descent(parameters, config.learning_rate, self._project)
             for step in range(1, config.steps + 1):
                 loss = edit_losses(host, states, self.layer).mean()
-                losses.append(loss.item())
+                losses.append(finite(loss.item(), step))
                 if on_step:
                     on_step(step, config.steps, losses[-1])
                 if losses[-1] < config.enough:

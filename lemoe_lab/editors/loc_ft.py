@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..edits import EditBatch, EditStream
 from ..host import LayerStates, TokenSequence
-from .base import OnStep, TrainingReport
+from .base import OnStep, TrainingReport, finite
 from .fine_tune import Descent, FineTunedLayer, FineTunedLayerConfig
 from .gradients import edit_losses
 
@@ -87,7 +87,7 @@ class LocFT(FineTunedLayer):
                 total = 0.0
                 for rows in reshuffled(count, config.mini_batch, generator):
                     loss = edit_losses(host, states, self.layer, rows).mean()
-                    losses.append(loss.item())
+                    losses.append(finite(loss.item(), len(losses) + 1))
                     total += losses[-1] * len(rows)
                     if losses[-1] >= config.enough:
                         descent.step(loss)
