@@ -109,7 +109,8 @@ def test_a_passage_is_worth_the_ratio_of_its_perplexities(measured, small):
                 (before,) = host.score([other.prompt], [text])
             (after,) = host.score([other.prompt], [text])
             ratio = perplexity_ratio(
-                perplexity(before.log_probabilities), perplexity(after.log_probabilities)
+                perplexity(before.log_probabilities[:-1]),
+                perplexity(after.log_probabilities[:-1]),
             )
             expected[edit.id, "text"].append(ratio)
     texts = table[table["group"] == "text"]
