@@ -19,9 +19,9 @@ from contextlib import nullcontext
 import pandas as pd
 
 import lemoe_lab as ll
-from lemoe_lab.adaptor import BypassMoE
+from lemoe_lab.adaptor.mixture import BypassMoE
+from lemoe_lab.adaptor.routing import BYPASS
 from lemoe_lab.host import Host
-from lemoe_lab.routing import BYPASS
 
 COLUMNS = ["experts", "prompts", "together", "used", "bare (ms)", "edited (ms)", "ratio"]
 

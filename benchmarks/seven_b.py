@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 import lemoe_lab as ll
 from lemoe_lab.datasets import data_folder
 from lemoe_lab.editors import Editor
-from lemoe_lab.estimate import available_memory
 from lemoe_lab.evaluation import Evaluator
 from lemoe_lab.host import Host
-from lemoe_lab.memory import PeakMemory
+from lemoe_lab.memory.estimate import available_memory
+from lemoe_lab.memory.peak import PeakMemory
 
 LLAMA_2_7B = {
     "vocab_size": 32_000,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import lemoe_lab as ll
 from lemoe_lab.editors import GRACE, AlphaEdit, Editor, LEMoE, LocFT, MoEAdaptor
-from lemoe_lab.estimate import estimate_memory
+from lemoe_lab.memory.estimate import estimate_memory
 
 EDITORS = {
     "LEMoE": lambda: LEMoE(steps=1, intermediate=8),

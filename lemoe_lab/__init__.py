@@ -12,11 +12,11 @@ with ll.EditSession(host, ll.editors.LEMoE(), stream) as session:
 from . import datasets, editors, metrics, planning, plots, probes, sweeps, widgets
 from .checking import drop_known
 from .edits import CalibrationFact, Edit, EditBatch, EditError, EditStream, LocalityPrompt, Rephrase
-from .estimate import estimate_memory
+from .files.load import load_adaptor
+from .files.run import RunError
 from .host import Host, load_host
-from .loading import load_adaptor
+from .memory.estimate import estimate_memory
 from .session import EditSession
-from .storage import RunError
 
 __all__ = [
     "CalibrationFact",

@@ -18,14 +18,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from . import metrics
+from .adaptor.routing import BYPASS, Routes
 from .answers import Expected, normalise
-from .decoding import LIMIT
 from .editors.base import Editor
 from .edits import Edit, EditBatch
-from .host import Host, LayerStates, Score, TokenSequence, length_buckets
-from .routing import BYPASS, Routes
-from .surroundings import ordinarily
-from .unedited import base_answers, base_states
+from .host import Host
+from .host.baseline import base_answers, base_states
+from .host.decoding import LIMIT
+from .host.encoding import TokenSequence
+from .host.states import LayerStates, Score, length_buckets
+from .host.surroundings import ordinarily
 
 Between = Callable[[], None]
 Asked = tuple[str, str, str, str, str | None, tuple[str, ...]]  # ..., fed in, right answers

@@ -21,13 +21,20 @@ from . import editors, evaluation, metrics
 from .checking import check_batch, check_stream
 from .editors.base import Editor, OnStep, TrainingReport
 from .edits import Edit, EditError, EditStream
-from .estimate import warn_if_too_large
-from .exporting import export_session
+from .files.export import export_session
+from .files.recording import (
+    Record,
+    Recording,
+    find_host,
+    load_evaluation,
+    load_record,
+    metrics_table,
+)
+from .files.run import RunError, RunFolder
 from .host import Host
-from .memory import PeakMemory
-from .recording import Record, Recording, find_host, load_evaluation, load_record, metrics_table
-from .storage import RunError, RunFolder
-from .surroundings import ordinary
+from .host.surroundings import ordinary
+from .memory.estimate import warn_if_too_large
+from .memory.peak import PeakMemory
 
 
 class EditSession:
@@ -52,7 +59,8 @@ class EditSession:
     Attributes
     ----------
     records
-        A :class:`~lemoe_lab.recording.Record` of the unedited host and one of every applied batch.
+        A :class:`~lemoe_lab.files.recording.Record` of the unedited host, and one of every applied
+        batch.
     reports
         One dict for every applied batch: ``losses`` and ``experts`` as in
         :class:`~lemoe_lab.editors.base.TrainingReport`, ``train_seconds``, ``evaluate_seconds``,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lemoe_lab as ll
-from lemoe_lab.routing import BYPASS
+from lemoe_lab.adaptor.routing import BYPASS
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py"))

@@ -15,16 +15,8 @@ import pytest
 from helpers import spoil
 
 import lemoe_lab as ll
-from lemoe_lab import (
-    Edit,
-    EditError,
-    EditSession,
-    EditStream,
-    RunError,
-    evaluation,
-    metrics,
-    storage,
-)
+from lemoe_lab import Edit, EditError, EditSession, EditStream, RunError, evaluation, metrics
+from lemoe_lab.files import run as storage
 
 SETTINGS = {"steps": 10}
 

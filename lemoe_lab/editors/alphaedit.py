@@ -10,8 +10,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..edits import EditBatch
-from ..host import TokenSequence
-from ..identity import prompt_numbers
+from ..host.encoding import TokenSequence
+from ..host.identity import prompt_numbers
 from .base import OnStep, TrainingReport
 from .memit import MEMIT, SpreadConfig, normal_update
 

@@ -13,9 +13,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
+from ..adaptor.routing import BYPASS, Routes
 from ..edits import EditBatch, EditStream
-from ..host import Host, LayerStates, TokenSequence
-from ..routing import BYPASS, Routes
+from ..host import Host
+from ..host.encoding import TokenSequence
+from ..host.states import LayerStates
 
 OnStep = Callable[[int, int, float], None]  # optimiser step, steps in all, loss
 

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..calibration import scoped_space
+from ..adaptor.calibration import scoped_space
 from ..edits import EditBatch, EditStream
-from ..host import LayerStates, TokenSequence
+from ..host.encoding import TokenSequence
+from ..host.states import LayerStates
 from .base import OnStep, TrainingReport, named, tensors_of, train
-from .replacing import Replacement, ReplacingConfig, ReplacingEditor
+from .shared.replacing import Replacement, ReplacingConfig, ReplacingEditor
 
 
 class DEFERConfig(ReplacingConfig):

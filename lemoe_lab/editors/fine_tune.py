@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..edits import EditBatch
-from ..host import TokenSequence
+from ..host.encoding import TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport, finite, two_thirds_up
-from .gradients import edit_losses, full_precision
-from .weights import WeightEditor
+from .shared.gradients import edit_losses, full_precision
+from .shared.weights import WeightEditor
 
 
 class FineTunedLayerConfig(EditorConfig):

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ..edits import EditBatch
-from ..host import TokenSequence
+from ..host.encoding import TokenSequence
 from .base import OnStep, TrainingReport
 from .fine_tune import FineTune, FineTuneConfig
-from .gradients import edit_losses, full_precision, keys_and_gradients
-from .weights import matrix
+from .shared.gradients import edit_losses, full_precision, keys_and_gradients
+from .shared.weights import matrix
 
 
 class FineTuneEWCConfig(FineTuneConfig):

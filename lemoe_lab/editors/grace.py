@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..adaptor.anchors import UNKNOWN
 from ..edits import EditBatch, EditStream
-from ..host import LayerStates, TokenSequence
-from ..identity import number_of, prompt_numbers
-from ..routing import UNKNOWN
+from ..host.encoding import TokenSequence
+from ..host.identity import number_of, prompt_numbers
+from ..host.states import LayerStates
 from .base import OnStep, TrainingReport, named, tensors_of, train
-from .gradients import target_losses
-from .replacing import Replacement, ReplacingConfig, ReplacingEditor
+from .shared.gradients import target_losses
+from .shared.replacing import Replacement, ReplacingConfig, ReplacingEditor
 
 
 class GRACEConfig(ReplacingConfig):

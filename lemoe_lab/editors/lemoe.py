@@ -15,12 +15,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..calibration import calibration_set, scoped_space, similarity_threshold
+from ..adaptor.anchors import Threshold
+from ..adaptor.calibration import calibration_set, scoped_space, similarity_threshold
+from ..adaptor.routing import KVAnchorRouter, Router, Routes, ScopedRouter, single_routes
 from ..edits import EditStream
-from ..host import LayerStates
-from ..routing import KVAnchorRouter, Router, Routes, ScopedRouter, Threshold, single_routes
+from ..host.states import LayerStates
 from .base import named, tensors_of
-from .bypass import BypassConfig, BypassEditor
+from .shared.bypass import BypassConfig, BypassEditor
 
 
 class LEMoEConfig(BypassConfig):

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..calibration import scoped_space, similarity_threshold
+from ..adaptor.calibration import scoped_space, similarity_threshold
 from ..edits import CalibrationFact, EditBatch
-from ..feed_forward import linears
 from ..host import Host
+from ..host.feed_forward import linears
 
 
 class BarebonesLEMoE:

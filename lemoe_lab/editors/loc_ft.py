@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..edits import EditBatch, EditStream
-from ..host import LayerStates, TokenSequence
+from ..host.encoding import TokenSequence
+from ..host.states import LayerStates
 from .base import OnStep, TrainingReport, finite
 from .fine_tune import Descent, FineTunedLayer, FineTunedLayerConfig
-from .gradients import edit_losses
+from .shared.gradients import edit_losses
 
 
 class LocFTConfig(FineTunedLayerConfig):

@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..edits import EditBatch, EditStream
-from ..host import LayerStates, TokenSequence
-from ..statistics import openings, recorded, second_moments
+from ..host.encoding import TokenSequence
+from ..host.states import LayerStates
+from ..host.statistics import openings, recorded, second_moments
 from .base import OnStep, TrainingReport
-from .target_values import (
+from .shared.target_values import (
     Lookups,
     TargetValueConfig,
     look_up,
@@ -20,7 +21,7 @@ from .target_values import (
     target_values,
     value_sizes,
 )
-from .weights import WeightEditor, matrix
+from .shared.weights import WeightEditor, matrix
 
 
 class SpreadConfig(TargetValueConfig):

@@ -13,17 +13,17 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ..edits import EditBatch, EditStream
-from ..host import TokenSequence
+from ..host.encoding import TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport
-from .gradients import target_losses
-from .mend_training import (
+from .shared.gradients import target_losses
+from .shared.mend_training import (
     TrainingSettings,
     factors,
     linears_above,
     new_networks,
     trained_networks,
 )
-from .weights import WeightEditor, matrix
+from .shared.weights import WeightEditor, matrix
 
 
 class MENDConfig(EditorConfig):

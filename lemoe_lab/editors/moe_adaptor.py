@@ -13,11 +13,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..adaptor.routing import Router, Routes, SoftmaxRouter
 from ..edits import EditStream
-from ..host import LayerStates
-from ..routing import Router, Routes, SoftmaxRouter
+from ..host.states import LayerStates
 from .base import named, tensors_of
-from .bypass import BypassConfig, BypassEditor
+from .shared.bypass import BypassConfig, BypassEditor
 
 
 class MoEAdaptorConfig(BypassConfig):

@@ -9,11 +9,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..edits import EditBatch, EditStream
-from ..host import TokenSequence
-from ..statistics import openings, recorded, second_moments
+from ..host.encoding import TokenSequence
+from ..host.statistics import openings, recorded, second_moments
 from .base import OnStep, TrainingReport
-from .target_values import TargetValueConfig, look_up, require_subjects, target_values, value_sizes
-from .weights import WeightEditor, matrix
+from .shared.target_values import (
+    TargetValueConfig,
+    look_up,
+    require_subjects,
+    target_values,
+    value_sizes,
+)
+from .shared.weights import WeightEditor, matrix
 
 
 class ROMEConfig(TargetValueConfig):

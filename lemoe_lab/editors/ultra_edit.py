@@ -15,10 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..edits import EditBatch
-from ..host import LayerStates, TokenSequence
+from ..host.encoding import TokenSequence
+from ..host.states import LayerStates
 from .base import EditorConfig, OnStep, TrainingReport, named, tensors_of
-from .gradients import edit_losses, keys_and_gradients
-from .weights import WeightEditor, matrix
+from .shared.gradients import edit_losses, keys_and_gradients
+from .shared.weights import WeightEditor, matrix
 
 
 class UltraEditConfig(EditorConfig):

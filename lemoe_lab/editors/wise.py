@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..edits import EditBatch, EditStream
-from ..host import TokenSequence
+from ..host.encoding import TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport, train
-from .reversible import HookedEditor
-from .side_memory import (
+from .shared.reversible import HookedEditor
+from .shared.side_memory import (
     Activation,
     SideMemories,
     SideMemory,
@@ -30,7 +30,7 @@ from .side_memory import (
     ties_merge,
     token_weights,
 )
-from .weights import matrix
+from .shared.weights import matrix
 
 
 class WISEConfig(EditorConfig):

@@ -10,7 +10,12 @@ same colour in all of them.
 
 from .drift import drift
 from .forgetting import forgetting_matrix, immediate_vs_final, locality, reliability_over_batches
-from .look import (
+from .order import order_violin, similarity_scatter
+from .pairs import score_pairs
+from .routing import routing_consistency, routing_heatmap
+from .scaling import scaling
+from .scores import score_table
+from .style import (
     METHOD_COLOURS,
     OTHER_COLOURS,
     caption,
@@ -19,11 +24,6 @@ from .look import (
     save,
     style,
 )
-from .order import order_violin, similarity_scatter
-from .pairs import score_pairs
-from .routing import routing_consistency, routing_heatmap
-from .scaling import scaling
-from .scores import score_table
 from .tracing import causal_tracing, tracing_by_layer
 
 __all__ = [

@@ -7,15 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .bands import line_over_steps
-from .look import (
-    GREY,
-    axes_for,
-    caption,
-    legend_above,
-    method_looks,
-    style,
-    with_method,
-)
+from .style import GREY, axes_for, caption, legend_above, method_looks, style, with_method
 
 LABELS = {
     "kl": "KL divergence from the\nunedited host, nats per token",

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .bands import LOWEST_TO_HIGHEST, mean_line
 from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
-from .look import (
+from .style import (
     GREY,
     GROUP_LABELS,
     axes_for,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from .. import probes
-from .look import GREY, axes_for, caption, inches_across, method_colour, style
+from .style import GREY, axes_for, caption, inches_across, method_colour, style
 
 MARKERS = {
     "random": "o",

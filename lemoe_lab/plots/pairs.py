@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .look import (
+from .style import (
     GREY,
     SCORERS,
     axes_for,

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from .. import probes
 from .bands import line_over_steps
 from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
-from .look import (
+from .style import (
     axes_for,
     caption,
     inches_across,

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from sklearn.isotonic import isotonic_regression
 
 from .bands import mean_line
-from .look import axes_for, caption, method_looks, over_seeds, style, with_method
+from .style import axes_for, caption, method_looks, over_seeds, style, with_method
 
 LABELS = {
     "average": "mean of reliability,\ngenerality and locality",

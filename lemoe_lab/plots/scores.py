@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from .cells import draw_cells
-from .look import axes_for, caption, shown, style, with_method
+from .style import axes_for, caption, shown, style, with_method
 
 COLUMNS = {
     "immediate": "immediate\nreliability",

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from ..probes.tracing import PARTS, TOKENS, WHOLE, Part
 from .bands import BOOTSTRAP_INTERVAL, mean_line
 from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
-from .look import GREY, LINE_STYLES, axes_for, caption, inches_across, legend_above, shown, style
+from .style import GREY, LINE_STYLES, axes_for, caption, inches_across, legend_above, shown, style
 
 PART_COLOURS = {"state": "#332288", "ffn": "#117733", "attention": "#CC6677"}
 PART_LABELS = {"state": "layer output", "ffn": "FFN", "attention": "attention"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .gather import RUN
+from .collect import RUN
 from .routing import at_step, prompts_of
 
 CAUSES = ("rerouted", "overwritten", "reweighted")

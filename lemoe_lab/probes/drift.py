@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import metrics
+from ..adaptor.routing import KVAnchorRouter
 from ..datasets import almanac_prose
-from ..host import LayerStates, length_buckets
-from ..routing import KVAnchorRouter
-from .gather import Sessions, live, walk_back
+from ..host.states import LayerStates, length_buckets
+from .collect import Sessions, live, walk_back
 
 PASSAGES = 100  # of the Almanac's held-out prose; some 4,000 tokens
 ROWS_AT_ONCE = 32

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .. import metrics
-from .gather import Sessions, gather, run_key
+from .collect import Sessions, gather, run_key
 
 ITEM = ["batch", "edit", "metric", "group", "scorer"]
 NEVER = float("nan")

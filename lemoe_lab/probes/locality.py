@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from .collect import Sessions, run_key
 from .forgetting import forgetting
-from .gather import Sessions, run_key
 
 
 def locality(sessions: Sessions, scorer: str = "generated") -> pd.DataFrame:

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from .. import metrics
-from ..routing import BYPASS, ConstantRouter
+from ..adaptor.routing import BYPASS, ConstantRouter
+from .collect import Sessions, labelled
 from .forgetting import measurements
-from .gather import Sessions, labelled
 
 SUFFIX = ", oracle routing"
 ASKED = ("reliability", "generality")

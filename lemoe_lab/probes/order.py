@@ -13,8 +13,8 @@ import pandas as pd
 
 from .. import planning
 from .bootstrap import interval, spearman
+from .collect import RUN, Sessions, labelled, run_of
 from .forgetting import forgetting, measurements
-from .gather import RUN, Sessions, labelled, run_of
 
 ORDER = [*RUN, "run"]
 SIMILARITIES = ("within", "between")

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..routing import BYPASS
+from ..adaptor.routing import BYPASS
 from .bootstrap import interval, mean
-from .gather import RUN, Sessions, live, walk_back
+from .collect import RUN, Sessions, live, walk_back
 
 
 def routing(sessions: Sessions) -> pd.DataFrame:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from .collect import RUN, Sessions, gather, run_key
 from .forgetting import measurements, with_scorer
-from .gather import RUN, Sessions, gather, run_key
 
 SCORES = ("reliability", "generality", "locality", "average")
 COSTS = ("train_seconds", "evaluate_seconds", "peak_megabytes", "added_values", "changed_values")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from .collect import Sessions, run_key
 from .forgetting import measurements
-from .gather import Sessions, run_key
 from .scaling import SCORES, scaling
 
 SCORERS = ("teacher_forced", "generated")

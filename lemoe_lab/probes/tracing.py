@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..architectures import ATTENTION_NAMES, find_attention
 from ..edits import CalibrationFact, Edit, EditError
-from ..host import Host, TokenSequence
-from ..subjects import subject_span
+from ..host import Host
+from ..host.architectures import ATTENTION_NAMES, find_attention
+from ..host.encoding import TokenSequence
+from ..host.subjects import subject_span
 from .bootstrap import interval, mean
 
 Part = Literal["state", "ffn", "attention"]

@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..edits import EditStream
+from ..files.run import file_hash, write_atomically, write_json
 from ..metrics import COLUMNS
-from ..storage import file_hash, write_atomically, write_json
 from .runs import MEASUREMENTS, Run
 
 NAME = ["editor", "order", "seed", "run"]

@@ -5,8 +5,8 @@ ll.widgets.RoutingInspector(session)          # where prompts go, and what would
 ll.widgets.OrderPlayground(stream, host)      # orders, batches and what they do
 """
 
-from .inspector import RoutingInspector
-from .playground import OrderPlayground
-from .stepper import EditStepper
+from .inspector.inspector import RoutingInspector
+from .playground.playground import OrderPlayground
+from .stepper.stepper import EditStepper
 
 __all__ = ["EditStepper", "OrderPlayground", "RoutingInspector"]

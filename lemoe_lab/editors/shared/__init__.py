@@ -1,0 +1,1 @@
+"""What several editors share: life on a host, overwritten weights, replaced outputs, gradients."""

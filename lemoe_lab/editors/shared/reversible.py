@@ -1,0 +1,150 @@
+"""Editors that go back by snapshots: their life on a host, undo and redo."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
+
+from torch import Tensor
+
+from ...adaptor.routing import BYPASS
+from ...edits import EditBatch, EditStream
+from ...host import Host
+from ...host.encoding import TokenSequence
+from ...host.hooks import Detach
+from ...host.surroundings import learning, ordinarily, ordinary
+from ..base import Editor, OnStep, TrainingReport, encode_batch
+
+
+class ReversibleEditor(Editor):
+    """An editor that keeps a snapshot from before every batch.
+
+    A method says how it hangs on the host, how it learns a batch, and what a snapshot of it is.
+    Snapshots are never changed in place.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._host: Host | None = None
+        self._history: list = []  # before every applied batch
+        self._undone: list = []
+        self._learned: dict[int, int] = {}  # by step, which of all batches ever learned it was
+
+    # What a method decides
+
+    @abstractmethod
+    def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
+        """Calibrate, unless a calibration is given, and get ready on ``self.host``."""
+
+    @abstractmethod
+    def _take_off(self) -> None:
+        """Give the host back as it was, also after a :meth:`_hang_on` that failed half-way."""
+
+    @abstractmethod
+    def _learn(
+        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
+    ) -> TrainingReport:
+        """Learn a batch; ``steps`` counts it already. If this raises, the snapshot is restored."""
+
+    @abstractmethod
+    def _snapshot(self) -> object:
+        """What :meth:`_restore` needs to bring the present state back, bit for bit."""
+
+    @abstractmethod
+    def _restore(self, snapshot: object) -> None:
+        """Bring back the state of a snapshot, which stays usable."""
+
+    # Life
+
+    @property
+    def host(self) -> Host:
+        if self._host is None:
+            raise RuntimeError("this editor is not attached to a host; call attach(host, stream)")
+        return self._host
+
+    @property
+    def steps(self) -> int:
+        return len(self._history)
+
+    @property
+    def version(self) -> Hashable:
+        return self.steps, self._learned.get(self.steps)
+
+    def expert_version(self, expert: int) -> Hashable:
+        if self.experts_frozen and expert != BYPASS:
+            return expert, self._learned.get(expert + 1)
+        return super().expert_version(expert)
+
+    def attach(
+        self, host: Host, stream: EditStream, calibration: dict[str, Tensor] | None = None
+    ) -> None:
+        host.claim(self)
+        self._host = host
+        self._history, self._undone, self._learned = [], [], {}
+        try:
+            with ordinary(host.model, learning=True):
+                self._hang_on(stream, calibration)
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        if self._host is None:
+            return
+        self._take_off()
+        self._host.release()
+        self._host = None
+
+    @learning
+    def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
+        sequences = encode_batch(self.host, batch)
+        self._history.append(self._snapshot())
+        try:
+            report = self._learn(batch, sequences, on_step)
+        except BaseException:
+            self._restore(self._history.pop())
+            raise
+        self._undone.clear()
+        self._learned[self.steps] = max(self._learned.values(), default=0) + 1
+        return report
+
+    @ordinarily
+    def undo(self) -> None:
+        if not self._history:
+            raise RuntimeError("nothing to undo: no batch is applied")
+        self._undone.append(self._snapshot())
+        self._restore(self._history.pop())
+
+    @ordinarily
+    def redo(self) -> None:
+        if not self._undone:
+            raise RuntimeError("nothing to redo: no batch was taken back")
+        self._history.append(self._snapshot())
+        self._restore(self._undone.pop())
+
+    def _after(self, step: int) -> object:
+        """The snapshot from right after batch ``step``."""
+        return self._history[step] if step < self.steps else self._snapshot()
+
+
+class HookedEditor(ReversibleEditor):
+    """A reversible editor that hangs on the host by hooks and overwrites nothing.
+
+    :meth:`_hang_on` puts what takes the hooks off into ``_detach``.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)
+        self._detach: Detach | None = None
+
+    def changed_tensors(self) -> tuple[str, ...]:
+        return ()
+
+    def _applied(self) -> Hashable:
+        """What a gate asks: the present state's name, None while nothing is applied."""
+        return self.version if self.steps else None
+
+    def _take_off(self) -> None:
+        if self._detach:
+            self._detach()
+        self._detach = None

@@ -1,0 +1,263 @@
+"""Saving for others: a folder with the edits that :func:`lemoe_lab.load_adaptor` reads.
+
+session.export("exported/demo")
+
+The folder holds what answers, the settings, and a model card, but no text of an edit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import editors
+from ..editors.base import Editor, named
+from ..editors.shared.bypass import BypassEditor
+from ..editors.shared.weights import WeightEditor
+from ..edits import EditError, EditStream
+from ..host import Host
+from ..metrics import METRICS
+from .folders import RunError, file_hash, replaced, write_atomically
+from .load import CARD, CONFIG, TENSORS, EditedModel, ExportConfig, read_config
+from .run import write_json, write_tensors
+
+# Parts of a step's state that the next step's replace; only the last ones answer.
+REPLACED = ("router.down", "router.up", "router.weight", "router.centre", "router.spread",
+            "experts.", "networks.")  # fmt: skip
+ONE_EXPERT = ("expert.",)  # the same, where one expert learns all batches
+# Numbers of targets and prompts, by which only learning knows that an edit is newer than another.
+BLANKED = ("entries.labels", "entries.prompts", "router.anchors.prompts")
+TRAINING_ONLY = ("outside",)  # of a calibration: DEFER's negative examples
+
+
+def export_session(
+    path: str | Path, host: Host, editor: Editor, stream: EditStream, metrics: pd.DataFrame
+) -> None:
+    """Write what is applied now as a folder; see :meth:`lemoe_lab.EditSession.export`."""
+    folder = Path(path).resolve()
+    if not editor.steps:
+        raise EditError("no batch is applied, so there is nothing to export; call session.step()")
+    if getattr(editors, type(editor).__name__, None) is not type(editor):
+        raise ValueError(
+            f"{type(editor).__name__} is not one of lemoe_lab.editors, and nobody else could load "
+            "it; save the run with session.save(path) instead"
+        )
+    _require_replaceable(folder)
+    with replaced(folder) as staging:
+        write_tensors(staging / TENSORS, answering_state(editor))
+        config = _describe(host, editor, stream, file_hash(staging / TENSORS))
+        write_json(staging / CONFIG, config.model_dump(mode="json"))
+        card = model_card(config, measured(metrics, editor.steps, stream.superseded))
+        write_atomically(staging / CARD, lambda file: file.write_text(card, encoding="utf-8"))
+
+
+def answering_state(editor: Editor) -> dict[str, Tensor]:
+    """The tensors that the editor answers with, by name; what only learning needs is left out.
+
+    ``weights.*`` of editors that overwrite weights: those after the last batch. Their memories
+    stay behind (EWC's Fisher information, AlphaEdit's earlier keys, UltraEdit's moments, the
+    edits that LocFT replays), and so do calibrations: ROME's, MEMIT's and AlphaEdit's statistics,
+    MEND's trained networks. Of all others ``calibration.*``, ``step0001.*`` and on, what each
+    batch added, and ``latest.*``, what every batch replaced. Hashes of targets and prompts are
+    blanked.
+    """
+    if isinstance(editor, WeightEditor):
+        state = editor.step_state(editor.steps)
+        return {name: tensor for name, tensor in state.items() if name.startswith("weights.")}
+    calibration = editor.step_state(0)
+    kept = {name: calibration[name] for name in calibration if name not in TRAINING_ONLY}
+    state = named("calibration", kept)
+    replaced = REPLACED if editor.experts_frozen else REPLACED + ONE_EXPERT
+    for step in range(1, editor.steps + 1):
+        for name, tensor in editor.step_state(step).items():
+            part = "latest" if name.startswith(replaced) else f"step{step:04d}"
+            state[f"{part}.{name}"] = torch.zeros_like(tensor) if name in BLANKED else tensor
+    return state
+
+
+def _describe(host: Host, editor: Editor, stream: EditStream, tensors: str) -> ExportConfig:
+    with editor.unedited():
+        base = EditedModel.of(host)
+    bypass = isinstance(editor, BypassEditor)
+    return ExportConfig(
+        base_model_name_or_path=base.name,
+        base_model=base,
+        method=type(editor).__name__,
+        name=editor.name,
+        settings=editor.config.model_dump(mode="json", exclude={"texts"}),
+        layer=editor.layer,
+        changed_tensors=editor.changed_tensors(),
+        experts=len(editor.adaptor.experts) if bypass else 0,
+        routing=getattr(editor.config, "routing", "softmax") if bypass else None,
+        edits=sum(map(len, stream.batches[: editor.steps])),
+        batches=editor.steps,
+        order=stream.order,
+        tensors_sha256=tensors,
+        encoding=host.encoding.options,
+    )
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Raise :class:`RunError` unless nothing is there, or an earlier export and nothing else."""
+    if not folder.exists():
+        return
+    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {"a file"}
+    if not found:
+        return
+    try:
+        read_config(folder)
+        foreign = found - {TENSORS, CONFIG, CARD}
+    except RunError:
+        foreign = found
+    if foreign:
+        raise RunError(
+            f"{folder} holds other things already ({', '.join(sorted(foreign)[:3])}), which are "
+            "left as they are; export to a new folder"
+        )
+
+
+# The model card
+
+
+def measured(metrics: pd.DataFrame, steps: int, superseded: dict[str, int]) -> pd.DataFrame:
+    """One row per metric, group and scorer: means right after each batch and at the end.
+
+    Columns: metric, group, scorer, immediate, immediate_n, final, final_n; n counts prompts. An
+    edit that a later one replaced has no final reliability or generality. Final values are NaN
+    unless every applied batch was measured after the last step.
+    """
+    key = ["metric", "group", "scorer"]
+    immediate = metrics[metrics["step"] == metrics["batch"]]
+    final = metrics[metrics["step"] == steps]
+    if set(final["batch"]) != set(range(1, steps + 1)):
+        final = final[:0]
+    replaced = final["edit"].map(superseded).astype(float) <= steps
+    final = final[~replaced | (final["metric"] == "locality")]
+    columns = {
+        name: rows.groupby(key)["value"].agg(**{name: "mean", f"{name}_n": "count"})
+        for name, rows in (("immediate", immediate), ("final", final))
+    }
+    table = pd.concat(columns.values(), axis=1).reset_index()
+    table["metric"] = pd.Categorical(table["metric"], METRICS)
+    return table.sort_values(key, ignore_index=True)
+
+
+def model_card(config: ExportConfig, scores: pd.DataFrame) -> str:
+    """The text of README.md; ``scores`` is what :func:`measured` returns."""
+    base = config.base_model
+    tags = ["lemoe-lab", "model-editing", "lifelong-model-editing"]
+    tags += ["mixture-of-experts"] * bool(config.experts)
+    front = [
+        f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
+        "base_model_relation: adapter",
+        "library_name: lemoe_lab",
+        "pipeline_tag: text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+    ]
+    where = f"layer {config.layer}"
+    if config.experts:
+        where = f"{config.experts} experts beside the feed-forward network of {where}"
+        where += f", {config.routing} routing"
+    elif config.changed_tensors:
+        where = f"weights replaced, the lowest in {where}"
+    folder = 'lemoe_lab.datasets.data_folder() / "host"  # the embedded host'
+    source = folder if base.name == "almanac" else json.dumps(base.name, ensure_ascii=False)
+    return CARD_TEXT.format(
+        front="\n".join(front),
+        base=base,
+        fingerprint=base.fingerprint,
+        name=config.name,
+        method=config.method,
+        where=where,
+        edits=config.edits,
+        batches=config.batches,
+        order=config.order,
+        scores=_markdown(scores),
+        source=source,
+        dtype=base.dtype,
+        chat=CHAT if "chat" in config.encoding else "",
+        merged=WITHIN if config.changed_tensors else BESIDE,
+    )
+
+
+def _markdown(scores: pd.DataFrame) -> str:
+    if scores.empty:
+        return "Nothing was measured before the export."
+    lines = [
+        "| metric | group | scorer | immediate | n | final | n |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    for row in scores.itertuples():
+        cells = [row.metric, row.group or "edits", row.scorer]
+        for value, count in ((row.immediate, row.immediate_n), (row.final, row.final_n)):
+            cells += ["–", "–"] if pd.isna(value) else [f"{value:.3f}", f"{count:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    if scores["final"].isna().all():
+        lines += ["", "Final values are missing: the export came before `session.evaluate()`."]
+    return "\n".join(lines)
+
+
+CARD_TEXT = """\
+---
+{front}
+---
+
+# {name} on {base.name}: {edits} edits
+
+Edits of {base}, made with LEMoE Lab. They fit this model alone: its fingerprint,
+`{fingerprint}`, is checked on loading.
+
+## What was taught
+
+{edits} edits in {batches} batches (order: {order}), learned one batch after another by `{method}`;
+{where}. Settings: `adapter_config.json`.
+
+{scores}
+
+`immediate` is measured right after each batch, `final` after the last one; `n` counts prompts.
+Reliability: the edit is answered. Generality: so are its rephrases. Locality: other prompts are
+answered as before (`text`: the ratio of perplexities, at most 1). `teacher_forced` is token
+accuracy with the target fed in; `generated` is an exact match of greedy decoding, and the stricter.
+
+## How to load it
+
+```python
+import lemoe_lab
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+base = {source}
+model = AutoModelForCausalLM.from_pretrained(base, dtype="{dtype}")
+tokenizer = AutoTokenizer.from_pretrained(base)
+with lemoe_lab.load_adaptor(model, "path/to/this/folder"):
+    ask = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    ask("...", do_sample=False)
+```
+
+After the `with` block the model is what it was.{chat}
+
+## What is not included
+
+- The base model.
+- The texts of the edits: no prompt, no target. Anchors, keys and weights were computed from them,
+  though; whoever guesses a prompt can test the guess.
+- What only further learning needs, such as statistics, earlier batches' memories and undo. To go on
+  editing, share the saved run instead.
+- A merged checkpoint. {merged}
+"""
+
+CHAT = """
+
+The prompts were taught as messages of a user. Write yours in the chat template in
+`adapter_config.json` (under `encoding`): `tokenizer.apply_chat_template(messages,
+chat_template=..., add_generation_prompt=True)`."""
+BESIDE = """\
+What is added, if anything, depends on the prompt, and no single weight
+  matrix gives the same answers; inputs that take the plain model would no longer keep every bit."""
+WITHIN = """\
+Here the edits are weights, so `model.save_pretrained(...)` inside the `with`
+  block writes one; the folder holds the changed weights only."""

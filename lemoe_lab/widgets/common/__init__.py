@@ -1,0 +1,1 @@
+"""What all panels share: frame, threads, figures, safe text, and what became of every edit."""

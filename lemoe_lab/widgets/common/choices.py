@@ -1,0 +1,133 @@
+"""What a stepper lets one choose: editor, planner, batch size and seed.
+
+session = remade(session, source, Choice("LEMoE scoped", "k-means", batch_size=30, seed=0), editors)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ... import planning
+from ...editors import PRESETS, Editor, preset_settings
+from ...edits import EditError, EditStream
+from ...session import EditSession
+
+EditorMaker = Callable[[int], Editor]  # from a seed
+
+AS_GIVEN = "as given"
+PLANNERS: dict[str, type[planning.Planner]] = {
+    planner.name: planner
+    for planner in (
+        planning.RandomOrder,
+        planning.TopicOrder,
+        planning.KMeansOrder,
+        planning.HierarchicalOrder,
+        planning.MixedOrder,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a session is made with; the seed is the editor's and the planner's."""
+
+    editor: str
+    planner: str
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class EditorSpec:
+    """An editor class with its settings: makes an editor, and says how it is written in Python."""
+
+    kind: type[Editor]
+    settings: Mapping[str, object]
+
+    def make(self, seed: int) -> Editor:
+        """A new editor with this seed."""
+        return self.kind(**{**self.settings, "seed": seed})
+
+    def code(self, seed: int) -> str:
+        """The call that makes it, settings at their default left out."""
+        fields = self.kind.Config.model_fields
+        given = {**self.settings, "seed": seed}
+        changed = {
+            name: value
+            for name, value in given.items()
+            if name not in fields or fields[name].default != value
+        }
+        arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        return f"ll.editors.{self.kind.__name__}({arguments})"
+
+
+def editor_specs(own: Editor) -> dict[str, EditorSpec]:
+    """All editors by the name that figures use; the session's own comes first, as it was set up."""
+    specs = {own.name: EditorSpec(type(own), own.config.model_dump())}
+    for name in PRESETS:
+        specs.setdefault(name, EditorSpec(*preset_settings(name)))
+    return specs
+
+
+def planned(source: EditStream, choice: Choice, session: EditSession) -> EditStream:
+    """The edits of ``source`` in the chosen batches and order.
+
+    Raises
+    ------
+    EditError
+        If they cannot be batched or planned like this; the message says why.
+    """
+    if choice.planner not in (AS_GIVEN, *PLANNERS):
+        raise EditError(
+            f"planner must be one of {', '.join([AS_GIVEN, *PLANNERS])}, not {choice.planner!r}"
+        )
+    stream = source if keeps_batches(source, choice) else rebatched(source, choice.batch_size)
+    if choice.planner == AS_GIVEN:
+        return stream
+    return PLANNERS[choice.planner](seed=choice.seed).plan(stream, session.host)
+
+
+def keeps_batches(source: EditStream, choice: Choice) -> bool:
+    """Whether the chosen batch size leaves the batches of the stream as they are."""
+    *whole, last = (len(batch) for batch in source)
+    return set(whole) <= {choice.batch_size} and last <= choice.batch_size
+
+
+def rebatched(source: EditStream, batch_size: int, edits: int | None = None) -> EditStream:
+    """The first ``edits`` in their order (None: all), ``batch_size`` to a batch but the last."""
+    return EditStream.from_edits(
+        source.edits[:edits],
+        batch_size,
+        name=source.name,
+        seed=source.seed,
+        order=source.order,
+        calibration=source.calibration,
+    )
+
+
+def remade(
+    session: EditSession, source: EditStream, choice: Choice, specs: Mapping[str, EditorSpec]
+) -> EditSession:
+    """A new session on the same host; the old one is closed once the new one stands.
+
+    Raises
+    ------
+    Exception
+        Whatever makes the choice impossible; the old session then goes on as it was.
+    """
+    if choice.editor not in specs:
+        raise EditError(f"editor must be one of {', '.join(specs)}, not {choice.editor!r}")
+    host = session.host
+    editor = specs[choice.editor].make(choice.seed)
+    with session.at(0):  # so that the new editor meets the unedited host
+        stream = planned(source, choice, session)
+        host.release()
+        try:
+            fresh = EditSession(host, editor, stream, progress=session.progress)
+        except BaseException:
+            host.claim(session.editor)
+            raise
+    session.close()
+    host.claim(fresh.editor)
+    return fresh

@@ -1,0 +1,196 @@
+"""What became of every edit: its state, and the tables behind the live views.
+
+    track = Track(session)
+    session.step()
+    track.update()
+    track.edits()                                 # one row per edit of the stream
+
+States: ``not yet`` learned; ``learned``: answers with its target; ``forgotten``: did so right after
+its batch and no longer does; ``rerouted``: forgotten, and its prompt now goes to another expert
+than the one that learned it; ``missed``: never answered with its target; ``superseded`` by a later
+edit of the same fact.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...adaptor.routing import BYPASS
+from ...edits import EditBatch
+from ...session import EditSession
+
+STATES = ("forgotten", "rerouted", "missed", "learned", "superseded", "not yet")  # worst first
+SCORER = "generated"
+EDIT_COLUMNS = ("edit", "batch", "prompt", "target", "state", "immediate", "now", "expert", "route")
+UNROUTED = "-"
+
+
+class Track:
+    """Follows a session and remembers what each step did.
+
+    Attributes
+    ----------
+    immediate, now
+        Exact match of every applied edit right after its batch and as last measured.
+    locality
+        For every applied batch the mean agreement with the unedited host by locality group.
+    routes
+        For every step since this track began: edit id to the first expert its prompt was sent to.
+    """
+
+    def __init__(self, session: EditSession) -> None:
+        self.session = session
+        self.immediate: dict[str, float] = {}
+        self.now: dict[str, float] = {}
+        self.locality: dict[int, dict[str, float]] = {}
+        self.routes: dict[int, dict[str, int]] = {}
+        self._features: dict[int, tuple[EditBatch, Tensor]] = {}
+        self._catch_up()
+        self.update()
+
+    def _catch_up(self) -> None:
+        """Take over what the session measured before it was followed."""
+        rows = self.session.metrics
+        rows = rows[(rows["step"] == rows["batch"]) & (rows["batch"] < self.session.steps)]
+        for batch in self.session.stream.batches[: max(0, self.session.steps - 1)]:
+            own = rows[rows["batch"] == batch.step].itertuples(index=False, name=None)
+            self._note_batch(batch.step, list(own))
+
+    def update(self) -> None:
+        """Measure what the present step may have changed."""
+        session, steps = self.session, self.session.steps
+        applied = session.stream.batches[:steps]
+        present = {edit.id for batch in applied for edit in batch}
+        self.immediate = {edit: v for edit, v in self.immediate.items() if edit in present}
+        self.locality = {step: v for step, v in self.locality.items() if step <= steps}
+        self.routes = {step: v for step, v in self.routes.items() if step <= steps}
+        rows = session.evaluator.measure(applied[:-1], steps, ["reliability"])
+        latest = session.evaluator.measure(applied[-1:], steps, applied=applied)
+        if applied and applied[-1].edits[0].id not in self.immediate:
+            self._note_batch(steps, latest)
+        self.now = {
+            edit: value
+            for _, _, edit, metric, _, scorer, value in rows + latest
+            if metric == "reliability" and scorer == SCORER
+        }
+        self.routes[steps] = self._present_routes(applied)
+
+    def _note_batch(self, step: int, rows: list[tuple]) -> None:
+        groups: dict[str, list[float]] = defaultdict(list)
+        for _, _, edit, metric, group, scorer, value in rows:
+            if metric == "reliability" and scorer == SCORER:
+                self.immediate[edit] = value
+            elif metric == "locality" and (scorer == SCORER or group == "text"):
+                groups[group].append(value)
+        self.locality[step] = {group: float(np.mean(values)) for group, values in groups.items()}
+
+    def _present_routes(self, applied: tuple[EditBatch, ...]) -> dict[str, int]:
+        if not applied:
+            return {}
+        features = torch.cat([self._features_of(batch) for batch in applied])
+        routes = self.session.editor.routes(features)
+        if routes is None:
+            return {}
+        ids = [edit.id for batch in applied for edit in batch]
+        return dict(zip(ids, routes.expert[:, 0].tolist(), strict=True))
+
+    def _features_of(self, batch: EditBatch) -> Tensor:
+        known = self._features.get(batch.step)
+        if known is None or known[0] != batch:
+            prompts = [edit.prompt for edit in batch]
+            known = batch, self.session.editor.prompt_features(prompts)
+            self._features[batch.step] = known
+        return known[1]
+
+    # Tables
+
+    def learned_by(self) -> dict[str, int]:
+        """The expert that learned each applied edit; empty for editors that do not route."""
+        return {
+            edit.id: expert
+            for batch, report in zip(
+                self.session.stream.batches, self.session.reports, strict=False
+            )
+            for edit, expert in zip(batch, report["experts"], strict=False)
+        }
+
+    def edits(self) -> pd.DataFrame:
+        """One row per edit of the stream, in its order: see ``EDIT_COLUMNS``."""
+        steps, replaced = self.session.steps, self.session.stream.superseded
+        learned_by, routes = self.learned_by(), self.routes.get(steps, {})
+        rows = []
+        for batch in self.session.stream:
+            for edit in batch:
+                gone = replaced.get(edit.id, steps + 1) <= steps
+                immediate, now = self.immediate.get(edit.id), self.now.get(edit.id)
+                expert, route = learned_by.get(edit.id), routes.get(edit.id)
+                state = edit_state(batch.step <= steps, gone, immediate, now, expert, route)
+                values = (immediate, now, expert_name(expert), expert_name(route))
+                rows.append((edit.id, batch.step, edit.prompt, edit.target, state, *values))
+        return pd.DataFrame(rows, columns=list(EDIT_COLUMNS))
+
+    def reliability(self) -> pd.DataFrame:
+        """One row per applied batch: batch, edits, immediate, now; superseded edits left out."""
+        steps, replaced = self.session.steps, self.session.stream.superseded
+        rows = []
+        for batch in self.session.stream.batches[:steps]:
+            kept = [edit.id for edit in batch if replaced.get(edit.id, steps + 1) > steps]
+            immediate = [self.immediate[edit] for edit in kept if edit in self.immediate]
+            now = [self.now[edit] for edit in kept if edit in self.now]
+            rows.append((batch.step, len(kept), _mean(immediate), _mean(now)))
+        return pd.DataFrame(rows, columns=["batch", "edits", "immediate", "now"])
+
+    def routing(self) -> pd.DataFrame:
+        """Share of each batch's prompts that now goes to each expert, rows batches, -1 bypass.
+
+        Empty for editors that do not route.
+        """
+        routes = self.routes.get(self.session.steps, {})
+        rows = [
+            (batch.step, routes[edit.id])
+            for batch in self.session.stream.batches[: self.session.steps]
+            for edit in batch
+            if edit.id in routes
+        ]
+        table = pd.DataFrame(rows, columns=["batch", "expert"])
+        return pd.crosstab(table["batch"], table["expert"], normalize="index")
+
+    def path_of(self, edit: str) -> dict[int, int]:
+        """Step to expert: where the prompt of an edit was sent since it was learned."""
+        return {step: routes[edit] for step, routes in self.routes.items() if edit in routes}
+
+
+def edit_state(
+    applied: bool,
+    superseded: bool,
+    immediate: float | None,
+    now: float | None,
+    learned_by: int | None,
+    route: int | None,
+) -> str:
+    """One of ``STATES``; ``immediate`` and ``now`` are exact matches, None if not measured."""
+    if not applied:
+        return "not yet"
+    if superseded:
+        return "superseded"
+    if now == 1.0:
+        return "learned"
+    if immediate != 1.0:
+        return "missed"
+    return "rerouted" if route is not None and route != learned_by else "forgotten"
+
+
+def expert_name(expert: int | None) -> str:
+    """What tables call an expert: counted from 1, as batches are."""
+    if expert is None:
+        return UNROUTED
+    return "bypass" if expert == BYPASS else str(expert + 1)
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

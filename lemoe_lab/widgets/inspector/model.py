@@ -1,0 +1,316 @@
+"""The inspector without its view: asked prompts, and their routes after every learned step.
+
+    model = InspectorModel(session)
+    model.ask("The prime minister of Gemland is")
+    model.go_to(3)
+    model.table()                                 # one row per asked prompt
+    model.paths()                                 # the expert of each after every step
+
+Looking back moves the editor alone, by ``session.at``: the session's step, metrics and files stay.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ...adaptor.routing import BYPASS
+from ...edits import Edit, EditError, trimmed_prompt
+from ...probes.collect import walk_back
+from ...session import EditSession
+from ..common.points import Axes2, principal_axes
+from .routes import PromptRoute, experts_of, positions, prompt_routes, refusal, router_of
+
+MOST_PROMPTS = 12
+LETTERS = "ABCDEFGHIJKL"
+TYPED = "typed"
+COLUMNS = (
+    "letter",
+    "prompt",
+    "kind",
+    "before",
+    "after",
+    "gate",
+    "similarity",
+    "nearest",
+    "threshold",
+    "bypassed",
+    "slack",
+    "runner_up",
+    "margin",
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with its role for an edit of the stream: its own, a rephrase, a locality prompt."""
+
+    prompt: str
+    role: str = TYPED
+    edit: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The role and the edit in words."""
+        return f"{self.role} of {self.edit}" if self.edit else self.role
+
+
+@dataclass(frozen=True)
+class RouteMap:
+    """Edits and asked prompts in two dimensions, after one step.
+
+    ``edits`` (M, 2) lie where the router sees the prompts of the learned edits, whose ids are
+    ``ids``; ``learned_by`` (M,) and ``goes_to`` (M,) are experts; ``superseded`` (M,) marks edits
+    that later ones replaced.
+    """
+
+    axes: Axes2
+    ids: tuple[str, ...]
+    edits: np.ndarray
+    learned_by: np.ndarray
+    goes_to: np.ndarray
+    superseded: np.ndarray
+    prompts: np.ndarray  # (N, 2)
+
+    @property
+    def rerouted(self) -> np.ndarray:
+        """(M,): edits whose prompt no longer goes to the expert that learned them."""
+        return (self.goes_to != self.learned_by) & ~self.superseded
+
+
+class InspectorModel:
+    """Asks a session where prompts go.
+
+    Attributes
+    ----------
+    asked
+        The prompts under inspection, in the order of their letters.
+    step
+        The step looked at: as many batches are applied.
+    space
+        Where the map lies, one of :attr:`spaces`.
+    """
+
+    def __init__(self, session: EditSession) -> None:
+        self.session = session
+        self.asked: list[Asked] = []
+        self.step = session.steps
+        self._features: dict[str, Tensor] = {}
+        self._paths: dict[str, tuple[int, ...]] = {}
+        self._axes: dict[str, Axes2] = {}
+        self._reports = list(session.reports)
+        probe = session.editor.prompt_features([session.stream.edits[0].prompt])
+        self.routes_prompts = bool(probe.shape[1]) and session.editor.routes(probe) is not None
+        self.spaces = tuple(positions(router_of(session.editor), probe))
+        self.space = self.spaces[0]
+
+    # What is
+
+    @property
+    def refusal(self) -> str:
+        """Why there is nothing to inspect; empty for an editor that routes."""
+        return "" if self.routes_prompts else refusal(self.session.editor)
+
+    @property
+    def learned(self) -> int:
+        """How many steps can be looked at."""
+        return self.session.steps
+
+    def offers(self, edit: str) -> list[Asked]:
+        """The prompts that an edit of the stream brings along, its own first."""
+        found = self._edit(edit)
+        return [
+            Asked(found.prompt, "own prompt", edit),
+            *(Asked(r.prompt, f"{r.group} rephrase", edit) for r in found.rephrases),
+            *(
+                Asked(p.prompt, f"{p.group.replace('_', ' ')} locality", edit)
+                for p in found.locality
+            ),
+        ]
+
+    def _edit(self, edit: str) -> Edit:
+        for found in self.session.stream.edits:
+            if found.id == edit:
+                return found
+        raise EditError(
+            f"no edit {edit!r} in the stream; its first is {self.session.stream.edits[0].id!r}"
+        )
+
+    # Commands
+
+    def ask(self, prompt: str, role: str = TYPED, edit: str = "") -> None:
+        """Inspect one more prompt; one that is inspected already is not asked twice.
+
+        Raises
+        ------
+        EditError
+            If the prompt is empty or too long, or if there is no letter left for it.
+        """
+        prompt = trimmed_prompt(prompt)
+        if any(known.prompt == prompt for known in self.asked):
+            return
+        if len(self.asked) == MOST_PROMPTS:
+            raise EditError(
+                f"{MOST_PROMPTS} prompts are on the map, and more could not be told apart; "
+                "remove some first"
+            )
+        self.session.host.encode_prompt(prompt)
+        self.asked.append(Asked(prompt, role, edit))
+
+    def ask_edit(self, edit: str) -> None:
+        """Inspect every prompt of an edit, as far as there are letters left."""
+        known = {asked.prompt for asked in self.asked}
+        fresh = [offer for offer in self.offers(edit) if offer.prompt not in known]
+        for offer in fresh[: MOST_PROMPTS - len(self.asked)]:
+            self.ask(offer.prompt, offer.role, edit)
+
+    def remove(self, letter: str) -> None:
+        """Take one prompt off the map; those behind it move up a letter."""
+        place = LETTERS.find(letter)
+        if not letter or not 0 <= place < len(self.asked):
+            raise EditError(f"no prompt has the letter {letter!r}; {len(self.asked)} are asked")
+        del self.asked[place]
+
+    def clear(self) -> None:
+        """Take all prompts off the map."""
+        self.asked.clear()
+
+    def go_to(self, step: int) -> None:
+        """Look at the time when ``step`` batches were applied."""
+        if not 0 <= step <= self.learned:
+            raise EditError(f"step must lie between 0 and {self.learned}, not {step}")
+        self.step = step
+
+    def refresh(self) -> None:
+        """Take notice of what the session learned or took back; a look at its end stays there."""
+        reports = self.session.reports
+        if len(self._reports) == len(reports) and all(map(operator.is_, self._reports, reports)):
+            return
+        if self.step == len(self._reports) or self.step > self.learned:
+            self.step = self.learned
+        self._reports = list(reports)
+        self._paths.clear()
+        self._axes.clear()
+
+    # Answers
+
+    def routes(self, step: int | None = None) -> list[PromptRoute]:
+        """The routes of the asked prompts after ``step`` batches; None: at the present look."""
+        self._ready()
+        features = self._features_of([asked.prompt for asked in self.asked])
+        with self.session.at(self.step if step is None else step):
+            return prompt_routes(self.session, features)
+
+    def table(self) -> pd.DataFrame:
+        """One row per asked prompt, see ``COLUMNS``; experts are counted from 0, -1 the bypass.
+
+        ``before`` is the expert before the last batch of the step looked at, None at step 0;
+        ``slack`` is similarity minus threshold, ``margin`` the lead over ``runner_up``.
+        """
+        after = self.routes()
+        before = self.routes(self.step - 1) if self.step else [None] * len(after)
+        columns = zip(LETTERS, self.asked, before, after, strict=False)  # letters may be left
+        rows = [_row(*column) for column in columns]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def paths(self) -> pd.DataFrame:
+        """The first expert of every asked prompt (rows, by letter) after every step (columns)."""
+        self._ready()
+        prompts = [asked.prompt for asked in self.asked]
+        new = [prompt for prompt in prompts if prompt not in self._paths]
+        if new:
+            self._paths |= self._walk(new)
+        index = list(LETTERS[: len(prompts)])
+        rows = [self._paths[prompt] for prompt in prompts]
+        return pd.DataFrame(rows, index=index, columns=range(self.learned + 1), dtype=int)
+
+    def _walk(self, prompts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        features = self._features_of(prompts)
+        steps = []
+        for _ in walk_back(self.session):
+            steps.append([route.expert for route in prompt_routes(self.session, features)])
+        steps.append([BYPASS] * len(prompts))  # before the first batch
+        return dict(zip(prompts, zip(*reversed(steps), strict=True), strict=True))
+
+    def map(self) -> RouteMap:
+        """Where the learned edits and the asked prompts lie at the step looked at."""
+        self._ready()
+        session, space = self.session, self.space
+        batches = session.stream.batches[: self.step]
+        edits = [edit for batch in batches for edit in batch]
+        own = self._features_of([edit.prompt for edit in edits])
+        asked = self._features_of([asked.prompt for asked in self.asked])
+        axes = self._map_axes()
+        with session.at(self.step):
+            router, last = router_of(session.editor), max(0, experts_of(session.editor) - 1)
+            seen, prompts = (positions(router, features)[space] for features in (own, asked))
+            goes_to = session.editor.routes(own).expert[:, 0].cpu().numpy()
+        learned_by = [e for report in session.reports[: self.step] for e in report["experts"]]
+        replaced = session.stream.superseded
+        return RouteMap(
+            axes,
+            tuple(edit.id for edit in edits),
+            axes.project(seen),
+            np.minimum(np.array(learned_by, dtype=int), last),
+            np.minimum(goes_to, last),
+            np.array([replaced.get(e.id, self.step + 1) <= self.step for e in edits], dtype=bool),
+            axes.project(prompts),
+        )
+
+    def _map_axes(self) -> Axes2:
+        """One pair of axes for all steps, so that a map shows what moves: those of the last one."""
+        if self.space not in self._axes:
+            batches = self.session.stream.batches[: self.learned] or self.session.stream.batches
+            prompts = [edit.prompt for batch in batches for edit in batch]
+            router = router_of(self.session.editor)
+            points = positions(router, self._features_of(prompts))[self.space]
+            self._axes[self.space] = principal_axes(points)
+        return self._axes[self.space]
+
+    # Helpers
+
+    def _ready(self) -> None:
+        """Refuse where a look would be wrong or would disturb."""
+        if not self.routes_prompts:
+            raise EditError(self.refusal)
+        if self.session.steps != len(self.session.reports):
+            raise EditError("a batch is being learned; look again when it is learned or abandoned")
+        self.refresh()
+
+    def _features_of(self, prompts: Sequence[str]) -> Tensor:
+        """What routing looks at (N, d): frozen with the host, so each prompt is computed once."""
+        editor = self.session.editor
+        new = list(dict.fromkeys(p for p in prompts if p not in self._features))
+        if new:
+            self._features |= zip(new, editor.prompt_features(new), strict=True)
+        rows = [self._features[prompt] for prompt in prompts]
+        if not rows:
+            first = self._features_of([self.session.stream.edits[0].prompt])
+            return first[:0]
+        return torch.stack(rows)
+
+
+def _row(letter: str, asked: Asked, before: PromptRoute | None, after: PromptRoute) -> tuple:
+    near = after.nearest[0] if after.nearest else None
+    rival = after.runner_up
+    return (
+        letter,
+        asked.prompt,
+        asked.kind,
+        None if before is None else before.expert,
+        after.expert,
+        after.gate,
+        None if near is None else near.similarity,
+        "" if near is None else near.edit.id,
+        after.threshold,
+        after.bypassed,
+        after.slack,
+        None if rival is None else rival.expert,
+        None if rival is None else rival.margin,
+    )

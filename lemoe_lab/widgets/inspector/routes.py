@@ -1,0 +1,285 @@
+"""How one prompt is routed, and what would have to change for it to go elsewhere.
+
+route = prompt_routes(session, features)[0]   # as the editor stands now
+route.expert, route.slack, route.runner_up
+explain(route)                                # the same as sentences
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...adaptor.anchors import AnchorMemory
+from ...adaptor.routing import BYPASS, KVAnchorRouter, Router, ScopedRouter, SoftmaxRouter
+from ...editors import Editor
+from ...edits import Edit
+from ...session import EditSession
+from ..common.history import expert_name
+
+NEAREST = 5
+NEVER = -2.0  # below any cosine similarity: of anchors that nothing can be nearest to
+
+
+@dataclass(frozen=True)
+class NearAnchor:
+    """An edit whose anchor lies near the prompt."""
+
+    edit: Edit
+    batch: int
+    expert: int
+    similarity: float
+
+
+class RunnerUp(NamedTuple):
+    """The expert that would be chosen next, and by how much it is behind."""
+
+    expert: int
+    margin: float
+
+
+@dataclass(frozen=True)
+class PromptRoute:
+    """Where one prompt goes at one step.
+
+    Attributes
+    ----------
+    experts, gates
+        The chosen experts, the first choice first, and their weights; -1 the plain network.
+    nearest
+        The nearest anchors, the nearest first; empty for a router without anchors.
+    threshold
+        The similarity below which the plain network answers; None if the router never bypasses.
+    scores
+        What decides between the experts, by expert, the best first; ``unit`` says what it is.
+    """
+
+    experts: tuple[int, ...]
+    gates: tuple[float, ...]
+    nearest: tuple[NearAnchor, ...] = ()
+    threshold: float | None = None
+    scores: tuple[tuple[int, float], ...] = ()
+    unit: str = ""
+
+    @property
+    def expert(self) -> int:
+        return self.experts[0]
+
+    @property
+    def gate(self) -> float:
+        return self.gates[0]
+
+    @property
+    def bypassed(self) -> bool:
+        """Whether the plain network answers."""
+        return self.expert == BYPASS
+
+    @property
+    def slack(self) -> float | None:
+        """Similarity to the nearest anchor above the threshold; below zero it lacks so much."""
+        if self.threshold is None or not self.nearest:
+            return None
+        return self.nearest[0].similarity - self.threshold
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The experts that answer, or that would if the prompt were not bypassed."""
+        if not self.bypassed:
+            return self.experts
+        return tuple(expert for expert, _ in self.scores[:1])
+
+    @property
+    def runner_up(self) -> RunnerUp | None:
+        """The best expert that is no candidate, and how far it is behind the weakest candidate."""
+        score = dict(self.scores)
+        own = [score[expert] for expert in self.candidates if expert in score]
+        others = [expert for expert, _ in self.scores if expert not in self.candidates]
+        if not own or not others:
+            return None
+        return RunnerUp(others[0], min(own) - score[others[0]])
+
+
+def router_of(editor: Editor) -> Router | None:
+    """The router of an editor with an adaptor, else None."""
+    return getattr(getattr(editor, "adaptor", None), "router", None)
+
+
+def experts_of(editor: Editor) -> int:
+    """How many experts there are now."""
+    adaptor = getattr(editor, "adaptor", None)
+    return editor.steps if adaptor is None else len(adaptor.experts)
+
+
+@torch.no_grad()
+def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute]:
+    """The routes of prompts with these features (N, d), as the editor stands now."""
+    editor = session.editor
+    routes = editor.routes(features)
+    if routes is None:
+        raise ValueError(refusal(editor))
+    router, last = router_of(editor), max(0, experts_of(editor) - 1)
+    threshold = None if router is None else router.threshold
+    scores, unit = _scores(router, features, last)
+    nearest = _nearest(session, router, features, last)
+    return [
+        PromptRoute(
+            tuple(routes.expert[row].clamp(max=last).tolist()),
+            tuple(routes.gate[row].tolist()),
+            nearest[row],
+            threshold,
+            scores[row],
+            unit,
+        )
+        for row in range(len(features))
+    ]
+
+
+def refusal(editor: Editor) -> str:
+    """What to tell someone who asks for the routes of an editor that has none."""
+    return (
+        f"{editor.name} does not route: it has no experts, and what it learns acts on every "
+        "prompt alike. Inspect a session of LEMoE or of the MoE adaptor."
+    )
+
+
+def _memory(router: Router | None) -> AnchorMemory | None:
+    memory = getattr(router, "memory", None)
+    return memory if memory is not None and len(memory.vectors) else None
+
+
+def _similarities(router: Router | None, memory: AnchorMemory, features: Tensor) -> Tensor:
+    """Cosine similarity of prompts to anchors, (N, A); retired anchors are never near."""
+    similarity = router.address(features) @ memory.vectors.T
+    return similarity.masked_fill(~memory.active, NEVER)
+
+
+def _nearest(
+    session: EditSession, router: Router | None, features: Tensor, last: int
+) -> list[tuple[NearAnchor, ...]]:
+    memory = _memory(router)
+    if memory is None:
+        return [()] * len(features)
+    anchored = [(edit, batch.step) for batch in session.stream for edit in batch]
+    similarity = _similarities(router, memory, features)
+    best = similarity.topk(min(NEAREST, int(memory.active.sum())), dim=1)
+    expert = memory.expert.clamp(max=last).tolist()
+    return [
+        tuple(
+            NearAnchor(*anchored[index], expert[index], value)
+            for index, value in zip(indices, values, strict=True)
+        )
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _scores(
+    router: Router | None, features: Tensor, last: int
+) -> tuple[list[tuple[tuple[int, float], ...]], str]:
+    """What decides between the experts for every prompt, the best first, and what it is."""
+    table, unit = None, ""
+    if isinstance(router, ScopedRouter) and (memory := _memory(router)) is not None:
+        similarity = _similarities(router, memory, features)  # (N, A)
+        expert = memory.expert.clamp(max=last).expand_as(similarity)
+        table = similarity.new_full((len(features), last + 1), NEVER)
+        table = table.scatter_reduce(1, expert, similarity, "amax")  # (N, T)
+        unit = "similarity"
+    elif isinstance(router, KVAnchorRouter) and len(router.keys):
+        table, unit = router.logits(features), "logit"
+    elif isinstance(router, SoftmaxRouter) and router.spread.any():
+        table, unit = router.probabilities(features).log(), "log-probability"
+    if table is None:
+        return [()] * len(features), unit
+    least = NEVER if unit == "similarity" else -np.inf
+    return [
+        tuple(sorted(((i, v) for i, v in enumerate(row) if v > least), key=lambda pair: -pair[1]))
+        for row in table.tolist()
+    ], unit
+
+
+# Where prompts lie
+
+
+@torch.no_grad()
+def positions(router: Router | None, features: Tensor) -> dict[str, np.ndarray]:
+    """Where a router sees prompts with these features (N, d), by the name of the space."""
+    if isinstance(router, ScopedRouter):
+        found = {"addresses": router.address(features)}
+    elif isinstance(router, KVAnchorRouter):
+        found = {"routing values": router.value(features), "addresses": router.address(features)}
+    elif isinstance(router, SoftmaxRouter) and router.spread.any():
+        found = {"standardised features": (features - router.centre) / router.spread}
+    elif isinstance(router, SoftmaxRouter):
+        found = {"standardised features": torch.zeros_like(features)}
+    else:
+        found = {"features": features}
+    return {name: points.double().cpu().numpy() for name, points in found.items()}
+
+
+# Words
+
+
+def explain(route: PromptRoute) -> list[str]:
+    """What a prompt's route rests on and what would change it, sentence by sentence."""
+    if not route.scores and route.bypassed:
+        return ["Nothing is learned yet, so the plain network answers."]
+    return [_choice(route), *_bypass(route), *_rivalry(route)]
+
+
+def summary(route: PromptRoute) -> str:
+    """The same in a few words."""
+    parts = []
+    if route.slack is not None:
+        word = "lacks" if route.bypassed else "could lose"
+        parts.append(f"{word} {abs(route.slack):.3f} similarity")
+    if route.runner_up:
+        name = expert_name(route.runner_up.expert)
+        parts.append(f"next is {name}, {route.runner_up.margin:.3f} behind")
+    return "; ".join(parts) or "nothing competes"
+
+
+def _choice(route: PromptRoute) -> str:
+    if route.bypassed:
+        return "The plain network answers."
+    names = " and ".join(f"expert {expert_name(expert)}" for expert in route.experts)
+    verb = "answers" if len(route.experts) == 1 else "answer"
+    weights = " and ".join(f"{gate:.2f}" for gate in route.gates)
+    return f"{names[0].upper()}{names[1:]} {verb} with gate weight {weights}."
+
+
+def _bypass(route: PromptRoute) -> list[str]:
+    if route.threshold is None:
+        return ["This router never bypasses: some expert always answers."]
+    if route.slack is None:
+        return []
+    near = route.nearest[0]
+    where = f"the nearest anchor, of edit {near.edit.id} (batch {near.batch})"
+    if route.bypassed:
+        would = "".join(f" to go to expert {expert_name(e)}" for e in route.candidates)
+        return [
+            f"It lacks {-route.slack:.3f} similarity to {where}{would}: it has "
+            f"{near.similarity:.3f} and needs {route.threshold:.3f}."
+        ]
+    return [
+        f"It could lose {route.slack:.3f} of its similarity {near.similarity:.3f} to {where} "
+        f"before the plain network answers (below {route.threshold:.3f})."
+    ]
+
+
+def _rivalry(route: PromptRoute) -> list[str]:
+    rival = route.runner_up
+    if rival is None:
+        return ["No other expert competes for it."]
+    name = expert_name(rival.expert)
+    if route.unit != "similarity":
+        return [f"Next comes expert {name}, {rival.margin:.3f} behind in {route.unit}."]
+    score = dict(route.scores)[rival.expert]
+    out_of_reach = route.threshold is not None and score < route.threshold
+    below = ", itself below the threshold" if out_of_reach else ""
+    return [
+        f"Next comes expert {name}: its nearest anchor has similarity {score:.3f}, "
+        f"{rival.margin:.3f} less{below}."
+    ]

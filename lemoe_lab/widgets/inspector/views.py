@@ -1,0 +1,251 @@
+"""What the inspector shows: the map, the way of each prompt through the steps, and tables.
+
+draw_map(ax, model.map(), model.routes(), step=3)
+draw_paths(ax, model.paths(), step=3)
+routes_html(model.asked, before, after, step=3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ...adaptor.routing import BYPASS
+from ..common.answers import code
+from ..common.history import expert_name
+from ..common.panel import escape
+from ..common.points import group_look, note
+from .model import LETTERS, Asked, RouteMap
+from .routes import PromptRoute, explain
+
+GREY, FAINT = "#777777", "#BBBBBB"
+IN_LEGEND, LEGEND_COLUMNS = 10, 6
+NUMBERED = 24  # a way of so many steps has room for the numbers of experts
+HIDDEN_SHARE = 0.5  # of the variance; a map that hides more says so
+REACH = (12.0, 22.0, 33.0)  # how far a letter may stand from its star, in points
+ROOM = 11.0  # so much around a letter is enough
+DIRECTIONS = 16
+
+
+def draw_map(ax: Axes, found: RouteMap, routes: Sequence[PromptRoute], step: int) -> None:
+    """The learned edits in the colours of their experts, and the asked prompts as lettered stars.
+
+    A thin line leads from a prompt to the edit whose anchor is nearest to it in the full space,
+    dotted if the prompt is bypassed.
+    """
+    present = sorted(set(found.learned_by.tolist()))
+    for expert in present:
+        own = (found.learned_by == expert) & ~found.superseded
+        look = group_look(expert)
+        _plot(ax, found.edits[own & ~found.rerouted], **look)
+        hollow = {"markerfacecolor": "none", "markeredgecolor": look["color"], "markeredgewidth": 1}
+        _plot(ax, found.edits[own & found.rerouted], **{**look, **hollow})
+    gone = {"marker": "x", "color": GREY, "markersize": 4.5, "linestyle": "none"}
+    _plot(ax, found.edits[found.superseded], **gone)
+    _draw_prompts(ax, found, routes)
+    found.axes.label(ax)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.margins(0.09)
+    _map_legend(ax, present, routes)
+    note(ax, _map_note(found, step))
+
+
+def _plot(ax: Axes, points: np.ndarray, **look: object) -> None:
+    if len(points):
+        ax.plot(points[:, 0], points[:, 1], **look)
+
+
+def _draw_prompts(ax: Axes, found: RouteMap, routes: Sequence[PromptRoute]) -> None:
+    place = {edit: index for index, edit in enumerate(found.ids)}
+    offsets = letter_offsets(found, _points_per_unit(ax, found))
+    for number, (point, route) in enumerate(zip(found.prompts, routes, strict=True)):
+        if route.nearest and route.nearest[0].edit.id in place:
+            ends = np.stack([point, found.edits[place[route.nearest[0].edit.id]]])
+            ax.plot(*ends.T, ":" if route.bypassed else "-", color=GREY, linewidth=1.1, zorder=2.4)
+        colour = "white" if route.bypassed else group_look(route.expert)["color"]
+        ax.plot(*point, "*", markersize=12.5, color=colour, markeredgecolor="#111111", zorder=4)
+        ax.annotate(
+            LETTERS[number],
+            point,
+            xytext=offsets[number],
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 4},
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontweight="bold",
+            zorder=5,
+        )
+
+
+def letter_offsets(found: RouteMap, scale: np.ndarray) -> list[np.ndarray]:
+    """Where to write the letter of each star, in points from it: where most room is.
+
+    ``scale`` (2,) is how many points one unit of the map takes. Letters are placed one after the
+    other, away from all stars and from the letters before.
+    """
+    angles = np.linspace(0, 2 * np.pi, DIRECTIONS, endpoint=False)
+    ring = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (DIRECTIONS, 2)
+    tried = np.concatenate([reach * ring for reach in REACH])
+    stars = found.prompts * scale
+    taken = list(stars)
+    offsets = []
+    for star in stars:
+        room = np.linalg.norm((star + tried)[:, None] - np.array(taken), axis=2).min(1)
+        room = np.minimum(room, ROOM)  # so that the nearest place with room is taken
+        best = tried[room.argmax()]
+        offsets.append(best)
+        taken.append(star + best)
+    return offsets
+
+
+def _points_per_unit(ax: Axes, found: RouteMap) -> np.ndarray:
+    """About how many points one unit of the map takes along each axis, (2,)."""
+    everything = np.concatenate([found.edits, found.prompts])
+    spans = np.ptp(everything, axis=0) if len(everything) else np.ones(2)
+    inches = ax.get_position().size * ax.get_figure(root=True).get_size_inches()
+    return 72 * inches / np.where(spans > 0, spans, 1) / 1.2
+
+
+def _map_legend(ax: Axes, present: Sequence[int], routes: Sequence[PromptRoute]) -> None:
+    used = {expert for route in routes for expert in route.candidates}
+    named = present if len(present) <= IN_LEGEND else [e for e in present if e in used][:IN_LEGEND]
+    handles = [Line2D([], [], label=expert_name(expert), **group_look(expert)) for expert in named]
+    if not handles:
+        return
+    title = "edits by the expert that learned them"
+    if len(named) < len(present):
+        title += f" ({len(present)} experts, named where a prompt goes)"
+    ax.legend(
+        handles=in_rows(handles, LEGEND_COLUMNS),
+        title=title,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=LEGEND_COLUMNS,
+        alignment="left",
+        columnspacing=1.0,
+        handletextpad=0.2,
+        borderaxespad=0.2,
+    )
+
+
+def in_rows(handles: Sequence[Line2D], columns: int) -> list[Line2D]:
+    """Handles such that a legend, which fills its columns one by one, reads row by row."""
+    if len(handles) <= columns:
+        return list(handles)
+    nothing = Line2D([], [], linestyle="none", label=" ")
+    padded = [*handles, *[nothing] * (-len(handles) % columns)]
+    return [handle for column in range(columns) for handle in padded[column::columns]]
+
+
+def _map_note(found: RouteMap, step: int) -> str:
+    parts = [f"n = {len(found.ids)} edits after batch {step}"]
+    if found.rerouted.any():
+        parts.append("hollow: go elsewhere now")
+    if found.superseded.any():
+        parts.append("crosses: superseded")
+    lines = ["; ".join(parts)]
+    if sum(found.axes.shares) < HIDDEN_SHARE:
+        lines.append("lines lead to the nearest anchor in the full space, not on the map")
+    return "\n".join(lines)
+
+
+def draw_paths(ax: Axes, paths: pd.DataFrame, step: int) -> None:
+    """The expert of every asked prompt after every step; a dash is the plain network."""
+    rows = range(len(paths))
+    values = paths.to_numpy()
+    for expert in np.unique(values):
+        places = np.argwhere(values == expert)[:, ::-1]  # (n, 2): step, row
+        if expert == BYPASS:
+            _plot(ax, places, marker="_", color=FAINT, linestyle="none", markersize=7)
+        else:
+            _plot(ax, places, **group_look(int(expert)))
+    if paths.shape[1] <= NUMBERED:
+        _number_changes(ax, values)
+    ax.axvline(step, color=GREY, linewidth=9, alpha=0.18, zorder=0.5)
+    ax.set_yticks(rows, list(paths.index))
+    ax.set_ylim(len(paths) - 0.4, -0.6)
+    ax.set_xlim(-0.6, paths.shape[1] - 0.4)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    ax.set_xlabel("batches applied")
+    ax.tick_params(axis="y", length=0)
+    note(ax, "numbers: expert from here on; looks as on the map; dash: plain network")
+
+
+def _number_changes(ax: Axes, values: np.ndarray) -> None:
+    """Write the number of an expert where a prompt, of experts (N, S), comes to it."""
+    for place, before in np.argwhere(values[:, 1:] != values[:, :-1]):
+        at = before + 1
+        expert = int(values[place, at])
+        if expert != BYPASS:
+            ax.annotate(
+                expert_name(expert),
+                (at, place),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=9,
+            )
+
+
+# Tables
+
+
+def routes_html(
+    asked: Sequence[Asked],
+    before: Sequence[PromptRoute] | None,
+    after: Sequence[PromptRoute],
+    step: int,
+) -> str:
+    """One row per asked prompt: its route before and after the step, and how sure it is."""
+    if not asked:
+        return "<p class='lemoe-faint'>Pick a prompt of the stream, or type one of your own.</p>"
+    earlier = f"before batch {step}" if step else "before"
+    names = ("", "prompt", earlier, "now", "gate", "similarity", "above threshold", "next")
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><td><b>{letter}</b></td>"
+        f"<td>{escape(one.prompt)}<br><span class='lemoe-faint'>{escape(one.kind)}</span></td>"
+        f"<td>{escape(_expert(before[place]) if before else '')}</td>"
+        f"<td><b>{escape(_expert(route))}</b></td>"
+        f"<td class='number'>{' '.join(f'{gate:.2f}' for gate in route.gates)}</td>"
+        f"<td class='number'>{_number(route.nearest[0].similarity if route.nearest else None)}</td>"
+        f"<td class='number'>{_number(route.slack, signed=True)}</td>"
+        f"<td style='white-space: nowrap'>{escape(_rival(route))}</td></tr>"
+        for place, (letter, one, route) in enumerate(zip(LETTERS, asked, after, strict=False))
+    )
+    return f"<table class='lemoe-table'><tr>{head}</tr>{rows}</table>"
+
+
+def details_html(letter: str, asked: Asked, route: PromptRoute) -> str:
+    """What the route of one prompt rests on, what would change it, and the nearest edits."""
+    sentences = " ".join(explain(route))
+    rows = "".join(
+        f"<tr><td class='number'>{near.similarity:.3f}</td><td class='number'>{near.batch}</td>"
+        f"<td class='number'>{escape(expert_name(near.expert))}</td>"
+        f"<td>{escape(near.edit.prompt)} <b>{escape(near.edit.target)}</b></td></tr>"
+        for near in route.nearest
+    )
+    head = "<tr><th>similarity</th><th>batch</th><th>expert</th><th>nearest edits</th></tr>"
+    table = f"<table class='lemoe-table'>{head}{rows}</table>" if rows else ""
+    return f"<p><b>{letter}</b> {code(asked.prompt)} {escape(sentences)}</p>{table}"
+
+
+def _expert(route: PromptRoute) -> str:
+    return ", ".join(expert_name(expert) for expert in route.experts)
+
+
+def _number(value: float | None, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
+
+
+def _rival(route: PromptRoute) -> str:
+    rival = route.runner_up
+    return "-" if rival is None else f"{expert_name(rival.expert)}, {rival.margin:.3f} behind"

@@ -1,0 +1,304 @@
+"""The stepper without its view: commands, and the work that they ask for in small ticks.
+
+    model = StepperModel(session)
+    model.step()
+    model.wait()                                  # or: while model.tick(0.08): do something else
+    model.ask("The prime minister of Gemland is").edited
+
+Commands return at once. ``tick`` does the work that is due for about as long as it is told and
+returns whether more is due; between two ticks the host is whole and answers questions, although a
+batch may be half learned. ``pause`` holds a running batch between two optimiser steps; every
+command that leads away from a half-learned batch abandons it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from ...edits import Edit, EditError
+from ...session import EditSession
+from ..common import ask as asking
+from ..common.choices import AS_GIVEN, PLANNERS, Choice, editor_specs, remade
+from ..common.history import Track
+from .running import Progress, RunningBatch
+
+Phase = Literal["idle", "training", "held"]
+Event = Literal["progress", "moved", "remade", "grown"]
+
+
+class StepperModel:
+    """Steps a session forth and back and remembers what came of it.
+
+    Attributes
+    ----------
+    session
+        The session that is stepped; :meth:`reset` puts another one in its place.
+    delay
+        Seconds to wait between two batches while playing.
+    on_event
+        Called with ``progress``, ``moved`` (batches applied or taken back), ``grown`` (an edit
+        joined the stream) or ``remade`` (there is a new session).
+    """
+
+    def __init__(self, session: EditSession) -> None:
+        self.session = session
+        self.source = session.stream
+        self.specs = editor_specs(session.editor)
+        sizes = [len(batch) for batch in session.stream]
+        seed = int(session.editor.config.seed)
+        self.choice = Choice(session.editor.name, AS_GIVEN, max(sizes), seed)
+        self.added: list[tuple[int, Edit]] = []  # the step before which each joined, and the edit
+        self.delay = 0.0
+        self.on_event: list[Callable[[Event], None]] = []
+        self.step_seconds: list[float] = []  # of every batch learned here, waiting not counted
+        self._target: int | None = None  # learn until so many batches are applied
+        self._held = False
+        self._running: RunningBatch | None = None
+        self._next_batch_at = 0.0
+        self.track = Track(session)
+
+    # What is
+
+    @property
+    def steps(self) -> int:
+        """How many batches are applied; the running one does not count."""
+        return self._running.before if self._running else self.session.steps
+
+    @property
+    def batches(self) -> int:
+        """How many batches the stream has."""
+        return len(self.session.stream)
+
+    @property
+    def phase(self) -> Phase:
+        """Nothing to do, learning, or held in the middle of a batch."""
+        if self._held:
+            return "held"
+        return "idle" if self._target is None else "training"
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the batch is that is being learned, None if there is none."""
+        return self._running.progress if self._running else None
+
+    @property
+    def can_undo(self) -> bool:
+        return self.steps > 0 or self._running is not None
+
+    @property
+    def can_redo(self) -> bool:
+        return self.session.redoable > 0 and self._running is None
+
+    @property
+    def can_learn(self) -> bool:
+        return self.steps < self.batches
+
+    @property
+    def planners(self) -> tuple[str, ...]:
+        """Names to choose a planner by."""
+        return (AS_GIVEN, *PLANNERS)
+
+    # Commands
+
+    def play(self) -> None:
+        """Learn batch after batch until the end or a pause."""
+        self._learn_up_to(self.batches)
+
+    def pause(self) -> None:
+        """Stop after the optimiser step that is running; a half-learned batch is held."""
+        self._held, self._target = self._running is not None, None
+        self._tell("progress")
+
+    def toggle(self) -> None:
+        """Pause while learning, else play."""
+        if self.phase == "training":
+            self.pause()
+        else:
+            self.play()
+
+    def step(self) -> None:
+        """Learn one batch, or learn the held one to its end."""
+        self._learn_up_to(self.steps + 1)
+
+    def undo(self) -> None:
+        """Take the last batch back; a running one is abandoned instead."""
+        if self._running:
+            self.abandon()
+            return
+        if not self.steps:
+            raise EditError("nothing to undo: no batch is applied")
+        self._go_back(self.steps - 1)
+        self._settle()
+
+    def redo(self) -> None:
+        """Apply the batch that was last taken back, without training."""
+        if not self.can_redo:
+            raise EditError("nothing to redo: no batch was taken back since the last step")
+        self.session.redo()
+        self._settle()
+
+    def jump(self, step: int) -> None:
+        """Undo, redo and learn until ``step`` batches are applied."""
+        if not 0 <= step <= self.batches:
+            raise EditError(f"step must lie between 0 and {self.batches}, not {step}")
+        self.abandon()
+        self._go_back(step)
+        while self.steps < step and self.session.redoable:
+            self.session.redo()
+        self._settle()
+        if self.steps < step:
+            self._learn_up_to(step)
+
+    def abandon(self) -> None:
+        """Forget the running batch; all batches before it stay."""
+        running = self._running
+        if running:
+            running.cancel()
+        self._forget_running()
+        if running:
+            self._settle()
+
+    def reset(self, choice: Choice) -> None:
+        """Start again from the first batch with the same edits and these choices.
+
+        Raises
+        ------
+        Exception
+            If the choice is impossible; the present session then stays as it was.
+        """
+        self.abandon()
+        groups = [*(batch.edits for batch in self.source), *([edit] for _, edit in self.added)]
+        source = self.source.with_groups(groups)
+        self.session = remade(self.session, source, choice, self.specs)
+        self.choice, self.source, self.added = choice, source, []
+        self.step_seconds.clear()
+        self.track = Track(self.session)
+        self._tell("remade")
+
+    def teach(self, prompt: str, target: str) -> Edit:
+        """Make an edit of its own; it joins the stream as the next batch, which is then learned.
+
+        Raises
+        ------
+        EditError
+            If prompt or target is empty, too long, or what the model says already.
+        """
+        session = self.session
+        edit = Edit(id=self._new_id(), prompt=prompt, target=target)
+        session.host.encode(edit.prompt, edit.target)
+        if session.host.says([edit.prompt], [edit.target])[0]:
+            raise EditError(
+                f"the model already answers {edit.prompt!r} with {edit.target!r}; "
+                "type another target"
+            )
+        done = self.steps + (self._running is not None)
+        to_the_end = self._target == self.batches
+        session.add_batch([edit], at=done)
+        self.added.append((done, edit))
+        self._tell("grown")
+        self._learn_up_to(self.batches if to_the_end else max(done + 1, self._target or 0))
+        return edit
+
+    def ask(self, prompt: str) -> asking.Answer:
+        """Ask the model with and without the edits, at any time between two ticks.
+
+        Raises
+        ------
+        EditError
+            If the prompt cannot be asked, or the host has no plain answer now.
+        """
+        self._require_plain_host()
+        return replace(asking.ask(self.session, prompt), step=self.steps)
+
+    def open(self, edit: str) -> asking.OpenedEdit:
+        """Everything about one edit of the stream, by its id."""
+        self._require_plain_host()
+        return asking.open_edit(self.session, self.track, edit)
+
+    def _require_plain_host(self) -> None:
+        if self._running and self.session.editor.changed_tensors():
+            raise EditError(
+                f"{self.session.editor.name} is changing the host's weights; "
+                "ask again when the running batch is learned or abandoned"
+            )
+
+    # Work
+
+    def tick(self, seconds: float = 0.08) -> bool:
+        """Do what is due for about ``seconds``; whether more is due.
+
+        Raises
+        ------
+        Exception
+            If a batch cannot be learned; the session stays at the last whole step.
+        """
+        if self._held or self._target is None:
+            return False
+        if self._running is None:
+            if time.perf_counter() < self._next_batch_at:
+                time.sleep(min(seconds, self._next_batch_at - time.perf_counter(), 0.02))
+                return True
+            self._running = RunningBatch(self.session)
+        self._advance(seconds)
+        return self.phase == "training"
+
+    def wait(self) -> None:
+        """Do everything that is due."""
+        while self.tick(1.0):
+            pass
+
+    def _advance(self, seconds: float) -> None:
+        running = self._running
+        assert running is not None
+        try:
+            ended = running.advance(seconds)
+        except BaseException:
+            self._forget_running()
+            self._settle()
+            raise
+        if not ended:
+            self._tell("progress")
+            return
+        self._running = None
+        self.step_seconds.append(running.seconds)
+        self._next_batch_at = time.perf_counter() + self.delay
+        self._settle()
+
+    # Helpers
+
+    def _learn_up_to(self, target: int) -> None:
+        if target > self.batches:
+            raise EditError(
+                f"all {self.batches} batches are applied; undo some, or teach the model a new edit"
+            )
+        self._held, self._target = False, target
+        self._next_batch_at = 0.0
+        self._tell("progress")
+
+    def _go_back(self, step: int) -> None:
+        while self.steps > step:
+            self.session.undo()
+
+    def _settle(self) -> None:
+        """After the number of applied batches has changed."""
+        if self._target is not None and self.steps >= self._target:
+            self._target = None
+        self.track.update()
+        self._tell("moved")
+
+    def _forget_running(self) -> None:
+        self._running, self._held, self._target = None, False, None
+
+    def _new_id(self) -> str:
+        known = {edit.id for edit in self.session.stream.edits}
+        number = 1
+        while f"asked/{number}" in known:
+            number += 1
+        return f"asked/{number}"
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.on_event:
+            listener(event)

@@ -1,0 +1,86 @@
+"""The Python calls that lead to the state of a stepper.
+
+text = calls(model, stream_file="export/stream.json")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ... import datasets
+from ...edits import Edit, EditError, EditStream
+from ..common.choices import AS_GIVEN, PLANNERS, keeps_batches
+
+if TYPE_CHECKING:
+    from ...host import Host
+    from .model import StepperModel
+
+ALMANAC_KINDS = ("update", "new", "mixed")
+KEPT = ", ".join(f"{name}=stream.{name}" for name in ("name", "seed", "order", "calibration"))
+GIVEN_FIELDS = ("id", "prompt", "target")
+
+
+def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
+    """A script that ends with a session in the same state.
+
+    ``stream_file`` is read where no call makes the stream; :func:`needs_file` tells.
+    """
+    source, choice = almanac_call(model.source), model.choice
+    lines = ["import lemoe_lab as ll", "", f"host = {_loading(model.session.host)}"]
+    if source is None:
+        lines.insert(0, "from pathlib import Path\n")
+        text = f'Path({stream_file!r}).read_text(encoding="utf-8")'
+        source = f"ll.EditStream.model_validate_json({text})"
+    lines += [f"stream = {source}", *_planning(model)]
+    editor = model.specs[choice.editor].code(choice.seed)
+    lines.append(f"session = ll.EditSession(host, {editor}, stream)")
+    for step, edit in model.added:
+        lines += _joining(step, edit)
+    lines.append(f"session.jump({model.steps})")
+    return "\n".join(lines) + "\n"
+
+
+def _loading(host: Host) -> str:
+    options = host.encoding.options
+    if options.get("chat", "") == host.tokenizer.chat_template:
+        options["chat"] = True
+    arguments = [repr(host.name), *(f"{name}={value!r}" for name, value in options.items())]
+    return f"ll.load_host({', '.join(arguments)})"
+
+
+def needs_file(source: EditStream) -> bool:
+    """Whether no call is known that makes this stream."""
+    return almanac_call(source) is None
+
+
+def almanac_call(source: EditStream) -> str | None:
+    """The call that makes this very stream from the Almanac, if there is one."""
+    edits, size = len(source.edits), len(source.batches[0])
+    for kind in ALMANAC_KINDS:
+        try:
+            stream = datasets.almanac(edits, size, source.seed, kind)
+        except EditError:
+            continue
+        if stream.name == source.name and stream == source:
+            return (
+                f"ll.datasets.almanac(edits={edits}, batch_size={size}, "
+                f"seed={source.seed}, kind={kind!r})"
+            )
+    return None
+
+
+def _planning(model: StepperModel) -> Iterator[str]:
+    choice = model.choice
+    if not keeps_batches(model.source, choice):
+        yield f"stream = ll.EditStream.from_edits(stream.edits, {choice.batch_size}, {KEPT})"
+    if choice.planner != AS_GIVEN:
+        planner = PLANNERS[choice.planner].__name__
+        yield f"stream = ll.planning.{planner}(seed={choice.seed}).plan(stream, host)"
+
+
+def _joining(step: int, edit: Edit) -> Iterator[str]:
+    fields = ", ".join(f"{name}={getattr(edit, name)!r}" for name in GIVEN_FIELDS)
+    yield "groups = [batch.edits for batch in session.stream]"
+    yield f"groups.insert({step}, [ll.Edit({fields})])"
+    yield "session.stream = session.stream.with_groups(groups)"
