@@ -50,7 +50,7 @@ def check_batch(host: Host, batch: EditBatch) -> None:
 def known_edits(host: Host, stream: EditStream) -> list[Edit]:
     """Edits whose answer the unedited host already says, unless they revise an earlier edit."""
     edits = stream.edits
-    said = host.says([edit.prompt for edit in edits], [edit.answers for edit in edits])
+    said = host.exact_match([edit.prompt for edit in edits], [edit.answers for edit in edits])
     known, earlier = [], FactIndex()
     for edit, says in zip(edits, said, strict=True):
         if says and not earlier.same(edit):

@@ -29,7 +29,7 @@ from .host.encoding import TokenSequence
 from .host.states import LayerStates, Score, length_buckets
 from .host.surroundings import ordinarily
 
-Between = Callable[[], None]
+Checkpoint = Callable[[], None]
 Asked = tuple[str, str, str, str, str | None, tuple[str, ...]]  # ..., fed in, right answers
 TEXT = "text"  # the group of passages, of which only the perplexity counts
 BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
@@ -124,24 +124,24 @@ class Evaluator:
         batches: EditBatch | Sequence[EditBatch],
         step: int,
         wanted: Iterable[str] = metrics.METRICS,
-        between: Between | None = None,
+        checkpoint: Checkpoint | None = None,
         applied: Sequence[EditBatch] | None = None,
     ) -> list[tuple]:
         """Rows of the metrics table for one batch or several, ``step`` batches being applied.
 
-        ``between`` is called between two parts of the work; the host is in nobody's hands then.
+        ``checkpoint`` is called between two parts of the work; the host is in nobody's hands then.
         ``applied`` are all batches that are applied, if the measured ones are not: what these teach
         is not asked as locality.
         """
         batches = [batches] if isinstance(batches, EditBatch) else batches
         taught = taught_prompts(batches if applied is None else applied) if step else set()
-        wanted, between = set(wanted), between or (lambda: None)
-        chunks = [c for batch in batches for c in self._chunks(batch, wanted, between)]
+        wanted, checkpoint = set(wanted), checkpoint or (lambda: None)
+        chunks = [c for batch in batches for c in self._chunks(batch, wanted, checkpoint)]
         stale: list[Rescored] = []
         for chunk in chunks:
-            between()
+            checkpoint()
             stale += self._rescored(chunk, wanted)
-        self._update(stale, between)
+        self._update(stale, checkpoint)
         return [
             (step, q.batch, q.edit, q.metric, q.group, scorer, value)
             for chunk in chunks
@@ -156,18 +156,18 @@ class Evaluator:
 
     # Preparation
 
-    def _chunks(self, batch: EditBatch, wanted: set[str], between: Between) -> list[Chunk]:
+    def _chunks(self, batch: EditBatch, wanted: set[str], checkpoint: Checkpoint) -> list[Chunk]:
         """The questions of a batch; those of a metric are prepared when it is first wanted."""
         known = self._prepared.get(batch.step)
         if known is None or known.batch != batch:
             known = self._prepared[batch.step] = Prepared(batch)
         missing = wanted - known.metrics
         if missing:
-            known.chunks += self._prepare(batch, missing, between)
+            known.chunks += self._prepare(batch, missing, checkpoint)
             known.metrics |= missing
         return known.chunks
 
-    def _prepare(self, batch: EditBatch, wanted: set[str], between: Between) -> list[Chunk]:
+    def _prepare(self, batch: EditBatch, wanted: set[str], checkpoint: Checkpoint) -> list[Chunk]:
         asked = [q for edit in batch for q in self._questions(edit) if q[1] in wanted]
         unknown = [
             prompt
@@ -176,8 +176,8 @@ class Evaluator:
         ]
         known: list[str] = []
         for start in range(0, len(unknown), self.batch_size):
-            between()
-            with self.editor.unedited():
+            checkpoint()
+            with self.editor.disabled():
                 known += base_answers(self.host, unknown[start : start + self.batch_size])
         of_base = iter(known)
         questions = []
@@ -191,8 +191,8 @@ class Evaluator:
             questions.append(Question(*question))
         chunks = []
         for rows in length_buckets([q.sequence for q in questions], self.batch_size):
-            between()
-            with self.editor.unedited():
+            checkpoint()
+            with self.editor.disabled():
                 chunks.append(self._chunk([questions[i] for i in rows]))
         return chunks
 
@@ -249,7 +249,7 @@ class Evaluator:
             for experts, gates in rows
         ]
 
-    def _update(self, stale: Sequence[Rescored], between: Between) -> None:
+    def _update(self, stale: Sequence[Rescored], checkpoint: Checkpoint) -> None:
         """Bring the values of rescored questions up to date.
 
         Greedy decoding is left out where the score shows what it would come to.
@@ -262,11 +262,11 @@ class Evaluator:
         open_ = [rescored for rescored in asked_for if said[id(rescored)] is None]
         open_.sort(key=lambda rescored: len(rescored.question.sequence.prompt))
         for start in range(0, len(open_), self.batch_size):
-            between()
+            checkpoint()
             asked = open_[start : start + self.batch_size]
             prompts = [rescored.question.prompt for rescored in asked]
             expected = [rescored.question.expected for rescored in asked]
-            answers = self.host.says(prompts, expected, batch_size=self.batch_size)
+            answers = self.host.exact_match(prompts, expected, batch_size=self.batch_size)
             said |= zip(map(id, asked), answers, strict=True)
         for rescored in stale:
             question = rescored.question

@@ -146,11 +146,11 @@ class EditSession:
     # Moving through the stream
 
     def step(
-        self, on_step: OnStep | None = None, between: evaluation.Between | None = None
+        self, on_step: OnStep | None = None, checkpoint: evaluation.Checkpoint | None = None
     ) -> TrainingReport:
         """Learn the next batch and measure it.
 
-        ``on_step`` is called at every optimiser step, ``between`` between two parts of the
+        ``on_step`` is called at every optimiser step, ``checkpoint`` between two parts of the
         measuring. If either raises, or the step is interrupted, the session stays at the last
         whole step.
         """
@@ -167,7 +167,7 @@ class EditSession:
         try:
             applied = self.stream.batches[: self.steps]
             rows = self.evaluator.measure(
-                batch, self.steps, self.immediate, between, applied=applied
+                batch, self.steps, self.immediate, checkpoint, applied=applied
             )
         except BaseException:
             self.editor.undo()

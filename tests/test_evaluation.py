@@ -84,7 +84,7 @@ def test_teacher_forced_locality_is_the_share_of_tokens_that_stayed(measured, sm
     host = session.host
     asked = [(e.id, o) for e in small.edits for o in e.locality if o.group != "text"]
     prompts = [other.prompt for _, other in asked]
-    with session.editor.unedited():
+    with session.editor.disabled():
         answers = host.generate(prompts)
         before = host.score(prompts, answers)
     after = host.score(prompts, answers)
@@ -104,7 +104,7 @@ def test_a_passage_is_worth_the_ratio_of_its_perplexities(measured, small):
         for other in edit.locality:
             if other.group != "text":
                 continue
-            with session.editor.unedited():
+            with session.editor.disabled():
                 text = other.target or host.generate(other.prompt)
                 (before,) = host.score([other.prompt], [text])
             (after,) = host.score([other.prompt], [text])
@@ -162,11 +162,11 @@ def test_only_wanted_metrics_are_measured_and_the_rest_later(host, small):
 
 def test_what_kept_its_route_is_not_run_again_after_later_batches(host, small, monkeypatch):
     runs = []
-    finish, says = host.finish, host.says
+    finish, ask = host.finish, host.exact_match
     with EditSession(host, ll.editors.LEMoE(steps=10), small, progress=False) as session:
         session.jump(2)
         monkeypatch.setattr(host, "finish", lambda *a, **k: runs.append(1) or finish(*a, **k))
-        monkeypatch.setattr(host, "says", lambda *a, **k: runs.append(1) or says(*a, **k))
+        monkeypatch.setattr(host, "exact_match", lambda *a, **k: runs.append(1) or ask(*a, **k))
         first = session.evaluate(["reliability"])
         assert set(first.query("step == 2")["batch"]) == {1, 2}
         assert runs == []
@@ -189,7 +189,7 @@ def test_an_edited_batch_that_changes_is_asked_anew(host, small):
 def test_pauses_between_two_parts_of_the_work_find_the_edited_host(host, small):
     answers, prompt = set(), small.edits[0].prompt
     with EditSession(host, ll.editors.LEMoE(), small, progress=False) as session:
-        session.step(between=lambda: answers.add(host.generate(prompt)))
+        session.step(checkpoint=lambda: answers.add(host.generate(prompt)))
     assert answers == {small.edits[0].target}
 
 

@@ -71,7 +71,7 @@ def test_a_step_that_fails_while_measuring_is_taken_back(session, host, bare):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        session.step(between=stop)
+        session.step(checkpoint=stop)
     assert counted(session) == (1, 0)
     assert session.metrics.equals(before)
     assert host.generate(bare.edits[2].prompt) == answer

@@ -1,7 +1,7 @@
 """Many modules of one kind run at once, each on a row of its own.
 
-    stacked = stack([expert_a, expert_b, expert_a], x, room=2**26)
-    stacked(x)          # (3, ..., d): what each gives for its row of x
+    batched = batch_modules([expert_a, expert_b, expert_a], x, room=2**26)
+    batched(x)          # (3, ..., d): what each gives for its row of x
 
 While decoding every row is a single token. Calling modules one after the other then costs more
 than what they compute.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
-class StackedModules:
+class BatchedModules:
     """Modules that differ in nothing but their weights, which are copied: row i is module i's."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -34,7 +34,7 @@ class StackedModules:
         return functional_call(self._body, state, (row,))
 
 
-def stack(modules: Sequence[nn.Module], x: Tensor, room: int) -> StackedModules | None:
+def batch_modules(modules: Sequence[nn.Module], x: Tensor, room: int) -> BatchedModules | None:
     """The modules as one, for inputs like x (n, ..., d), or None where that cannot be.
 
     That is where their copies take more than ``room`` bytes, and where they compute something that
@@ -43,12 +43,12 @@ def stack(modules: Sequence[nn.Module], x: Tensor, room: int) -> StackedModules 
     size = sum(tensor.nbytes for module in modules for tensor in _state(module).values())
     if size > room:
         return None
-    stacked = StackedModules(modules)
+    batched = BatchedModules(modules)
     try:
-        stacked(x)
+        batched(x)
     except RuntimeError:
         return None
-    return stacked
+    return batched
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..host import Host
 from ..host.hooks import Detach, Prompt, PromptGate, last_of
-from .batched import stack
+from .batched import batch_modules
 from .experts import Expert, wide
 from .routing import BYPASS, Router, Routes
 
@@ -183,7 +183,7 @@ def _at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
     if not all(isinstance(module, Expert) for module in modules):
         return answers
     rows = torch.cat([rows for _, rows, _ in answers])
-    stacked = stack(modules, x[rows], ROOM)
-    if stacked is None:
+    batched = batch_modules(modules, x[rows], ROOM)
+    if batched is None:
         return answers
-    return [(stacked, rows, torch.cat([gate for *_, gate in answers]))]
+    return [(batched, rows, torch.cat([gate for *_, gate in answers]))]

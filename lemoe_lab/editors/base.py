@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
 from ..adaptor.routing import BYPASS, Routes
@@ -19,6 +19,7 @@ from ..host import Host
 from ..host.encoding import TokenSequence
 from ..host.states import LayerStates
 
+SAVED_AS = {"enough": "loss_threshold"}  # names of settings in older files
 OnStep = Callable[[int, int, float], None]  # optimiser step, steps in all, loss
 
 
@@ -28,6 +29,12 @@ class EditorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_saved(cls, settings: dict) -> dict:
+        """Settings of saved runs and exports, some of which have older names."""
+        return {SAVED_AS.get(name, name): value for name, value in settings.items()}
 
 
 class ConfigError(ValueError):
@@ -166,7 +173,7 @@ class Editor(ABC):
         yield
 
     @abstractmethod
-    def unedited(self) -> AbstractContextManager[None]:
+    def disabled(self) -> AbstractContextManager[None]:
         """The host answers as if nothing was applied until the block ends."""
 
 
@@ -174,10 +181,10 @@ def train(
     groups: Sequence[tuple[list[torch.nn.Parameter], float]],
     loss_of: Callable[[], Tensor],
     steps: int,
-    enough: float,
+    loss_threshold: float,
     on_step: OnStep | None,
 ) -> list[float]:
-    """AdamW without weight decay until the loss is ``enough`` or the steps are used up.
+    """AdamW without weight decay until the loss is ``loss_threshold`` or the steps are used up.
 
     ``groups`` holds parameters with their learning rates. Returns the loss at every step.
 
@@ -196,7 +203,7 @@ def train(
         losses.append(finite(loss.item(), step + 1))
         if on_step:
             on_step(step + 1, steps, losses[-1])
-        if losses[-1] < enough:
+        if losses[-1] < loss_threshold:
             break
         optimizer.zero_grad()
         loss.backward()

@@ -117,7 +117,7 @@ class DEFER(ReplacingEditor):
     def _learn(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
     ) -> TrainingReport:
-        with self.unedited():
+        with self.disabled():
             states = self.host.states(sequences, self.layer)
         networks = copy.deepcopy(self.networks).requires_grad_(True)
         losses = self._train(networks, states, on_step)
@@ -144,7 +144,7 @@ class DEFER(ReplacingEditor):
             return loss + config.contrast * scope_loss
 
         groups = [(list(networks.parameters()), config.learning_rate)]
-        return train(groups, loss_of, config.steps, config.enough, on_step)
+        return train(groups, loss_of, config.steps, config.loss_threshold, on_step)
 
     # State
 

@@ -30,13 +30,13 @@ class FineTunedLayerConfig(EditorConfig):
         The decoder layer whose last FFN matrix is tuned, from 0; None: two thirds up.
     learning_rate
         Of Adam, without weight decay, its state new at every batch.
-    enough
+    loss_threshold
         Tuning stops, or passes over a mini-batch, once its loss is below this; the paper's 0.01.
     """
 
     layer: int | None = Field(None, ge=0)
     learning_rate: float = Field(5e-3, gt=0)
-    enough: float = Field(1e-2, ge=0)
+    loss_threshold: float = Field(1e-2, ge=0)
 
 
 class FineTuneConfig(FineTunedLayerConfig):
@@ -94,7 +94,7 @@ class FineTune(FineTunedLayer):
                 losses.append(finite(loss.item(), step))
                 if on_step:
                     on_step(step, config.steps, losses[-1])
-                if losses[-1] < config.enough:
+                if losses[-1] < config.loss_threshold:
                     break
                 descent.step(loss + self._penalty(descent.exact))
         return TrainingReport(losses)

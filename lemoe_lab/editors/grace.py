@@ -33,7 +33,7 @@ class GRACEConfig(ReplacingConfig):
         one, so that it holds for any host. At 0.5 two typical neighbours just do not overlap, and
         on the embedded host, which learned every fact in five wordings, most rewordings lie inside;
         ``epsilon=1.0`` there covers hardly any.
-    steps, enough
+    steps, loss_threshold
         A value is trained until the loss of its targets is this small. (The paper's code takes 100
         steps; a few targets need more, and in low precision the rest of their loss decides.)
     initial_values
@@ -44,7 +44,7 @@ class GRACEConfig(ReplacingConfig):
     reach: float = Field(0.5, gt=0)
     initial_values: Literal["cold", "warm"] = "cold"
     steps: int = Field(200, ge=1)
-    enough: float = Field(0.01, ge=0)
+    loss_threshold: float = Field(0.01, ge=0)
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,11 @@ class GRACE(ReplacingEditor):
         split      d <= e_i + epsilon and y != y_i    e_i = d / 2, new entry (x, v, d / 2, y)
 
     Values are trained by gradient on the target of their edits, those of a batch together: each
-    touches only its own inputs, and stops when the loss of all of them is ``enough``. An expanded
-    entry is trained on if its value does not answer yet. Where a newer edit has the very prompt of
-    an entry, a split would leave no room to either; the newer edit takes the entry over. Prompts
-    are known by their tokens, for in low precision the key of one hangs on what it is batched with.
+    touches only its own inputs, and stops when the loss of all of them is below
+    ``loss_threshold``. An expanded entry is trained on if its value does not answer yet. Where a
+    newer edit has the very prompt of an entry, a split would leave no room to either; the newer
+    edit takes the entry over. Prompts are known by their tokens, for in low precision the key of
+    one hangs on what it is batched with.
     """
 
     Config = GRACEConfig
@@ -222,7 +223,7 @@ class GRACE(ReplacingEditor):
     def _learn(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
     ) -> TrainingReport:
-        with self.unedited():
+        with self.disabled():
             states = self.host.states(sequences, self.layer)
         codebook, entries = self.codebook, []
         prompts = prompt_numbers(self.host, batch).tolist()
@@ -242,7 +243,7 @@ class GRACE(ReplacingEditor):
         """Untrained values (B, d) of new entries."""
         if self.config.initial_values == "warm":
             ffn, inputs = self.host.ffn(self.layer), states.prompt_state
-            with self.unedited():
+            with self.disabled():
                 return ffn(inputs.to(states.hidden.dtype)[:, None])[:, 0].float()
         generator = torch.Generator().manual_seed(self.config.seed * 100_003 + self.steps)
         return torch.rand(states.prompt_state.shape, generator=generator).to(self.host.device)
@@ -270,13 +271,13 @@ class GRACE(ReplacingEditor):
             losses = target_losses(host, hidden, sequences)
             worst = torch.zeros(len(codebook), device=losses.device)
             worst.scatter_reduce_(0, entries, losses.detach(), "amax")
-            done = worst[entries] < config.enough
+            done = worst[entries] < config.loss_threshold
             learned[entries[done]] = chosen[done].detach()
             open_rows = open_rows[~done]
             return losses.mean()
 
         groups = [([values], config.learning_rate)]
-        losses = train(groups, loss_of, config.steps, config.enough, on_step)
+        losses = train(groups, loss_of, config.steps, config.loss_threshold, on_step)
         late = entry_of[open_rows]
         learned[late] = values.detach()[torch.searchsorted(trained, late)]
         return replace(codebook, values=learned), losses

@@ -36,8 +36,9 @@ class BarebonesLEMoE:
     ----------
     facts
         What it knows, in several wordings: they show how alike prompts look that ask the same.
-    seed, steps, learning_rate, enough
-        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is below ``enough``.
+    seed, steps, learning_rate, loss_threshold
+        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is below
+        ``loss_threshold``.
     """
 
     def __init__(
@@ -48,10 +49,10 @@ class BarebonesLEMoE:
         seed: int = 0,
         steps: int = 100,
         learning_rate: float = 5e-3,
-        enough: float = 0.001,
+        loss_threshold: float = 0.001,
     ) -> None:
         self.host, self.seed = host, seed
-        self.steps, self.learning_rate, self.enough = steps, learning_rate, enough
+        self.steps, self.learning_rate, self.loss_threshold = steps, learning_rate, loss_threshold
         self.layer = len(host.layers) * 2 // 3
         self.ffn = host.ffn(self.layer)
         space = scoped_space(host, facts, self.layer, width=min(64, host.width), seed=seed)
@@ -70,7 +71,7 @@ class BarebonesLEMoE:
         for _ in range(self.steps):
             losses = [self.losses(s.prompt, s.target, expert) for s in sequences]
             loss = torch.cat(losses).mean()  # over every token of every target
-            if loss.item() < self.enough:
+            if loss.item() < self.loss_threshold:
                 break
             optimizer.zero_grad()
             loss.backward()

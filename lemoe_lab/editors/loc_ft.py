@@ -51,9 +51,9 @@ class LocFT(FineTunedLayer):
         minimise (1/n) sum_i -(1/|y_i|) log p_W(y_i | x_i),   y_i ending in EOS,
 
     over one matrix W by Adam: every pass goes once through all edits in a new random order, a
-    mini-batch at a time, and a mini-batch whose loss is below ``enough`` takes no step. Passes end
-    once the mean loss of a whole one is below ``enough``. The paper has all edits from the start;
-    here they arrive in batches, and each batch tunes on from where the last one ended.
+    mini-batch at a time, and a mini-batch whose loss is below ``loss_threshold`` takes no step.
+    Passes end once the mean loss of a whole one is below it. The paper has all edits from the
+    start; here they arrive in batches, and each batch tunes on from where the last one ended.
     """
 
     Config = LocFTConfig
@@ -90,11 +90,11 @@ class LocFT(FineTunedLayer):
                     loss = edit_losses(host, states, self.layer, rows).mean()
                     losses.append(finite(loss.item(), len(losses) + 1))
                     total += losses[-1] * len(rows)
-                    if losses[-1] >= config.enough:
+                    if losses[-1] >= config.loss_threshold:
                         descent.step(loss)
                 if on_step:
                     on_step(number, config.passes, total / count)
-                if total / count < config.enough:
+                if total / count < config.loss_threshold:
                     break
         return losses
 

@@ -119,7 +119,7 @@ class MEMIT(WeightEditor):
         host, config = self.host, self.config
         lookups = look_up(host, batch, sequences, self.calibrated["openings"], config)
         block = host.layers[self.last_layer]
-        with self.unedited():
+        with self.disabled():
             size = value_sizes(host, lookups, self.last_layer, block)
         values = target_values(host, lookups, self.last_layer, block, size, config, on_step)
         target = (values.value + values.shift).double()

@@ -91,7 +91,7 @@ class ROME(WeightEditor):
             host.states(lookups.sequences, self.layer)
         keys = lookups.average(lookups.at_token(calls[projection][0]).double())  # (n, m)
         directions = inverse_times(self.calibrated["moment"], keys, config.ridge)
-        with self.unedited():
+        with self.disabled():
             sizes = value_sizes(host, lookups, self.layer, projection)
         one_by_one = [(lookups.only(i), sizes[i : i + 1]) for i in range(len(batch))]
         groups = [(lookups, sizes)] if config.together else one_by_one

@@ -67,8 +67,9 @@ class WISEConfig(EditorConfig):
         prompts share, and only at the last one tells their facts apart.
     activation_ratio
         The threshold epsilon, as a share of the least activation of an edit.
-    steps, learning_rate, enough
-        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is ``enough``.
+    steps, learning_rate, loss_threshold
+        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is below
+        ``loss_threshold``.
     """
 
     layer: int | None = Field(None, ge=0)
@@ -85,7 +86,7 @@ class WISEConfig(EditorConfig):
     activation_ratio: float = Field(0.88, gt=0)
     steps: int = Field(70, ge=1)
     learning_rate: float = Field(1e-2, gt=0)
-    enough: float = Field(0.01, ge=0)
+    loss_threshold: float = Field(0.01, ge=0)
 
     @model_validator(mode="after")
     def _shards_fit(self) -> WISEConfig:
@@ -169,7 +170,7 @@ class WISE(HookedEditor):
         self._restore(Memory())
 
     @contextmanager
-    def unedited(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         with self.side.switched_off():
             yield
 
@@ -180,7 +181,7 @@ class WISE(HookedEditor):
     ) -> TrainingReport:
         config, host = self.config, self.host
         shard = self._open_shard()
-        with self.unedited():
+        with self.disabled():
             states = host.states(sequences, self.layer)
             edited = self._projection_inputs(sequences)
             irrelevant = self._projection_inputs(self._irrelevant())
@@ -201,7 +202,7 @@ class WISE(HookedEditor):
             )
 
         groups = [([values], config.learning_rate)]
-        losses = train(groups, loss_of, config.steps, config.enough, on_step)
+        losses = train(groups, loss_of, config.steps, config.loss_threshold, on_step)
         with torch.no_grad():
             change = self._change(shard.places, values)
             measured = activations(edited.hidden, change, edited.weights)

@@ -80,7 +80,7 @@ def answering_state(editor: Editor) -> dict[str, Tensor]:
 
 
 def _describe(host: Host, editor: Editor, stream: EditStream, tensors: str) -> ExportConfig:
-    with editor.unedited():
+    with editor.disabled():
         base = EditedModel.of(host)
     bypass = isinstance(editor, BypassEditor)
     return ExportConfig(

@@ -139,7 +139,7 @@ def load_evaluation(run: RunFolder, entry: Entry, repair: bool) -> list[tuple] |
 def _described(session: EditSession, run: RunFolder) -> dict:
     """All that decides a run, as plain data."""
     host, editor = session.host, session.editor
-    with editor.unedited():
+    with editor.disabled():
         fingerprint = host.fingerprint()
     described = {
         "name": host.name,

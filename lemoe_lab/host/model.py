@@ -340,7 +340,7 @@ class Host:
 
     @ordinarily
     @torch.no_grad()
-    def says(
+    def exact_match(
         self,
         prompts: Sequence[str],
         targets: Sequence[str | Sequence[str]],

@@ -1,8 +1,8 @@
-"""Work that a training step can be spared, because it changes nothing in it.
+"""What a training step can reuse of an earlier one, because nothing in it changes.
 
     kept = {}
     for _ in range(steps):
-        with spared(host, states, layer, kept):
+        with reused(host, states, layer, kept):
             hidden = host.finish(states, layer)
 
 Right are the hidden states where a token of a target is predicted; what stands elsewhere is not.
@@ -25,7 +25,7 @@ Kept = dict[nn.Module, Tensor | tuple]  # what modules put out that always read 
 
 
 @contextmanager
-def spared(host: Host, states: LayerStates, layer: int, kept: Kept) -> Iterator[None]:
+def reused(host: Host, states: LayerStates, layer: int, kept: Kept) -> Iterator[None]:
     """Leave out of a forward pass from ``layer`` up what experts beside its FFN do not change.
 
     What enters the layer is the same at every step, and so is what its attention and its FFN make

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .bands import line_over_steps
-from .style import GREY, axes_for, caption, legend_above, method_looks, style, with_method
+from .style import GREY, axes_for, caption, legend_above, method_styles, style, with_method
 
 LABELS = {
     "kl": "KL divergence from the\nunedited host, nats per token",
@@ -42,7 +42,7 @@ def drift(frame: pd.DataFrame, ax: Axes | None = None, quantity: str = "kl") -> 
     ax = axes_for(ax, (8, 5))
     ax.axhline(NOTHING_MOVED[quantity], color=GREY, linewidth=1, linestyle=(0, (1, 3)))
     several, last = (rows["batch"] > 0).any(), rows["step"].max()
-    for method, look in method_looks(rows).items():
+    for method, look in method_styles(rows).items():
         of_method = rows[rows["method"] == method]
         if several:
             _thin_lines(ax, of_method, look["color"])

@@ -16,7 +16,7 @@ from .style import (
     caption,
     inches_across,
     legend_above,
-    method_looks,
+    method_styles,
     shown,
     style,
     with_method,
@@ -86,7 +86,7 @@ def routing_consistency(frame: pd.DataFrame, ax: Axes | None = None, group: str 
     table = table.merge(rows[["editor", "order", "method"]].drop_duplicates())
     ax = axes_for(ax, (8, 5))
     last = table["step"].max()
-    for method, look in method_looks(rows).items():
+    for method, look in method_styles(rows).items():
         line_over_steps(ax, table[table["method"] == method], last, method, look)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
     ax.set_ylim(-0.02, 1.04)

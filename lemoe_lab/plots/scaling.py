@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from sklearn.isotonic import isotonic_regression
 
 from .bands import mean_line
-from .style import axes_for, caption, method_looks, over_seeds, style, with_method
+from .style import axes_for, caption, method_styles, over_seeds, style, with_method
 
 LABELS = {
     "average": "mean of reliability,\ngenerality and locality",
@@ -34,7 +34,7 @@ def scaling(
     rows = with_method(frame)
     ax = axes_for(ax, (10, 6))
     ends: dict[str, float] = {}
-    looks = method_looks(rows)
+    looks = method_styles(rows)
     for method, look in looks.items():
         of_method = rows[rows["method"] == method]
         mean_line(ax, of_method, "edits", score, label=method, **look)

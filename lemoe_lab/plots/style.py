@@ -211,7 +211,7 @@ def whisker(ax: Axes, mean: float, low: float, high: float, at: float, *, horizo
     ax.errorbar(**where, fmt="none", ecolor="#333333", elinewidth=1.3, capsize=3)
 
 
-def method_looks(rows: pd.DataFrame) -> dict[str, dict[str, object]]:
+def method_styles(rows: pd.DataFrame) -> dict[str, dict[str, object]]:
     """How to draw the line of every method in ``rows``, which come from :func:`with_method`.
 
     The colour is the editor's; several orders of one editor differ in the line style. Each line is

@@ -1,6 +1,6 @@
 """What the probes share: each run under one name, and the way back through a session.
 
-frame = gather(sessions, lambda session: session.metrics)
+frame = collect(sessions, lambda session: session.metrics)
 for step in walk_back(session): ...           # the host answers as after that step
 """
 
@@ -40,7 +40,7 @@ def run_key(frame: pd.DataFrame) -> list[str]:
     return [*RUN, "run"] if "run" in frame else RUN
 
 
-def gather(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.DataFrame:
+def collect(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.DataFrame:
     """The tables of all sessions in one, behind the columns editor, order and seed.
 
     Raises
@@ -65,7 +65,7 @@ def gather(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.Dat
 
 
 def live(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.DataFrame:
-    """:func:`gather` for probes that ask the edited host itself.
+    """:func:`collect` for probes that ask the edited host itself.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def live(sessions: Sessions, measure: Callable[[Any], pd.DataFrame]) -> pd.DataF
             raise ValueError("nothing was learned yet; apply a batch first, with session.step()")
         return measure(session)
 
-    return gather(sessions, checked)
+    return collect(sessions, checked)
 
 
 def walk_back(session: Any) -> Iterator[int]:

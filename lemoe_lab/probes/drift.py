@@ -109,7 +109,7 @@ class NeutralText:
         if not sequences:
             raise ValueError("passages is empty; pass at least one neutral text")
         self.chunks = []
-        with self.editor.unedited(), torch.no_grad():
+        with self.editor.disabled(), torch.no_grad():
             for places in length_buckets(sequences, ROWS_AT_ONCE):
                 states = self.host.states([sequences[i] for i in places], self.editor.layer)
                 features = self.editor.features(states)

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .. import metrics
-from .collect import Sessions, gather, run_key
+from .collect import Sessions, collect, run_key
 
 ITEM = ["batch", "edit", "metric", "group", "scorer"]
 NEVER = float("nan")
@@ -25,7 +25,7 @@ def measurements(sessions: Sessions | pd.DataFrame) -> pd.DataFrame:
     The columns of ``session.metrics`` behind editor, order, seed, and ``superseded_at``: the step
     at which a later edit of the same fact replaced the edit, NaN if none did.
     """
-    return _gather(sessions, lambda session: session.metrics)
+    return _measured(sessions, lambda session: session.metrics)
 
 
 def forgetting(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> pd.DataFrame:
@@ -59,7 +59,7 @@ def forgetting_matrix(sessions: Sessions | pd.DataFrame, scorer: str = "generate
     edits (how many were counted), value. From a session the whole matrix is measured; from a
     frame it is what the frame holds.
     """
-    frame = with_scorer(_gather(sessions, lambda session: session.forgetting_matrix()), scorer)
+    frame = with_scorer(_measured(sessions, lambda session: session.forgetting_matrix()), scorer)
     frame = frame[frame["metric"] == "reliability"]
     tables = []
     key = run_key(frame)
@@ -126,7 +126,7 @@ def with_scorer(frame: pd.DataFrame, scorer: str) -> pd.DataFrame:
     return frame[chosen]
 
 
-def _gather(
+def _measured(
     sessions: Sessions | pd.DataFrame, measure: Callable[[Any], pd.DataFrame]
 ) -> pd.DataFrame:
     """A table with the columns of ``metrics`` for every session, or the stored frame itself."""
@@ -138,7 +138,7 @@ def _gather(
         replaced = table["edit"].map(session.stream.superseded).astype(float)
         return table.assign(superseded_at=replaced)
 
-    return _completed(gather(sessions, with_superseded))
+    return _completed(collect(sessions, with_superseded))
 
 
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from .collect import RUN, Sessions, gather, run_key
+from .collect import RUN, Sessions, collect, run_key
 from .forgetting import measurements, with_scorer
 
 SCORES = ("reliability", "generality", "locality", "average")
@@ -53,7 +53,7 @@ def cost(sessions: Sessions) -> pd.DataFrame:
     what was held before), ``added_values`` (numbers that answer beside the host's weights) and
     ``changed_values`` (weights of the host that the editor overwrites).
     """
-    return gather(sessions, _cost)
+    return collect(sessions, _cost)
 
 
 def _cost(session: Any) -> pd.DataFrame:

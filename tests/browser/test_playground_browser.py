@@ -11,7 +11,7 @@ CELLS = (
     SMALL_STREAM,
     """
 named = stream.model_copy(update={"name": "<script>document.title = 'run'</script>"})
-editor = ll.editors.MoEAdaptor(steps=100, enough=0)
+editor = ll.editors.MoEAdaptor(steps=100, loss_threshold=0)
 OrderPlayground(named, host, editor, edits=6)
 """,
 )

@@ -49,7 +49,7 @@ def test_input_behind_a_closed_gate_has_the_logits_of_the_unedited_host(host, st
     near = [p.prompt for e in stream.edits[:8] for p in e.locality if p.group == "near"]
     plain = logits(host, UNRELATED + near)
     with edited(host, stream, batches=1, steps=20) as editor:
-        with editor.unedited():
+        with editor.disabled():
             queries = host.prompt_states(UNRELATED + near, editor.layer)
         closed = gates(editor, queries) < 0.5
         assert closed.float().mean() > 0.7
@@ -99,7 +99,7 @@ def test_rewordings_of_the_batch_are_in_scope_and_the_split_is_not(host, stream)
     with edited(host, stream, batches=1) as editor:
         light = [p.prompt for e in stream.edits[:8] for p in e.rephrases if p.group == "light"]
         split = [prompt for fact in stream.calibration for prompt in fact.prompts]
-        with editor.unedited():
+        with editor.disabled():
             inside = gates(editor, host.prompt_states(light, editor.layer))
             outside = gates(editor, host.prompt_states(split, editor.layer))
         assert (inside >= 0.5).float().mean() > 0.7

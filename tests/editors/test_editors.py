@@ -165,7 +165,7 @@ def test_generated_scores_are_what_greedy_decoding_says(session, host, stream):
     others = [
         (edit.id, other) for edit in edits for other in edit.locality if other.group != "text"
     ]
-    with session.editor.unedited():
+    with session.editor.disabled():
         plain = host.generate([other.prompt for _, other in others])
     asked += [
         (edit, "locality", other.group, other.prompt, answer)

@@ -43,7 +43,7 @@ def test_two_steps_are_those_of_the_equations(exact_host, stream):
     expected, gradient = adam_in_the_ball(exact_host, weight, edits, steps=2, rate=5e-3)
     # Adam divides by the gradient, and logits in float32 leave one near zero undetermined.
     clear = gradient > 1e-6
-    editor = FineTune(layer=4, steps=2, learning_rate=5e-3, epsilon=RADIUS, enough=0)
+    editor = FineTune(layer=4, steps=2, learning_rate=5e-3, epsilon=RADIUS, loss_threshold=0)
     short = EditStream.from_edits(edits, batch_size=2)
     with attached(editor, exact_host, short):
         editor.edit(short.batches[0])
@@ -83,7 +83,7 @@ def test_a_learned_batch_is_answered_and_no_longer_trained(host, stream):
         report = editor.edit(stream.batches[0])
         assert host.generate(prompts_of(stream)[:8]) == [e.target for e in stream.edits[:8]]
         assert len(report.losses) < 60
-        assert report.losses[-1] < editor.config.enough
+        assert report.losses[-1] < editor.config.loss_threshold
 
 
 def test_steps_smaller_than_the_precision_of_the_host_add_up():

@@ -50,7 +50,7 @@ def test_fisher_is_the_sum_over_batches_each_taken_when_learned(kind, two, reque
 def test_second_batch_steps_against_loss_and_penalty(exact_host, two):
     """Two steps of batch 2 by Adam's equations on L + lambda/2 sum F (W - W*)^2."""
     strength, rate = 1e3, 1e-3
-    editor = FineTuneEWC(layer=5, steps=2, strength=strength, learning_rate=rate, enough=0)
+    editor = FineTuneEWC(layer=5, steps=2, strength=strength, learning_rate=rate, loss_threshold=0)
     editor.attach(exact_host, two)
     weight = exact_host.ffn_output(5).weight
     editor.edit(two.batches[0])

@@ -109,7 +109,7 @@ def test_codebook_of_a_stream_is_that_of_an_independent_calculation(host, stream
         edits[i] = edits[i].model_copy(update={"target": edits[i - 1].target})
     stream = EditStream.from_edits(edits, batch_size=8, calibration=stream.calibration)
     with edited(host, stream, batches=3, steps=1, reach=1.2) as editor:
-        with editor.unedited():
+        with editor.disabled():
             keys = host.prompt_states(prompts_of(stream), editor.layer)
         entries = by_algorithm(keys, [hash(edit.target) for edit in edits], editor.epsilon)
         radii = torch.tensor([radius for _, _, radius in entries])
@@ -149,7 +149,7 @@ def test_input_outside_all_radii_has_the_logits_of_the_unedited_host(host, strea
     near = [p.prompt for e in stream.edits[:8] for p in e.locality if p.group == "near"]
     plain = logits(host, UNRELATED + near)
     with edited(host, stream, batches=1, steps=5) as editor:
-        with editor.unedited():
+        with editor.disabled():
             queries = host.prompt_states(UNRELATED + near, editor.layer)
         distance, entry = editor.codebook.nearest(queries)
         outside = distance > editor.codebook.radii[entry]

@@ -42,7 +42,11 @@ def trained(editor, host, stream):
 
 
 def test_every_pass_visits_every_edit_once_in_another_order(host, stream, passes):
-    trained(LocFT(passes=3, mini_batch=3, enough=0), host, stream.with_groups([stream.edits[:8]]))
+    trained(
+        LocFT(passes=3, mini_batch=3, loss_threshold=0),
+        host,
+        stream.with_groups([stream.edits[:8]]),
+    )
     orders = [list(chain.from_iterable(passes[i : i + 3])) for i in (0, 3, 6)]
     assert len(passes) == 9
     assert [len(rows) for rows in passes[:3]] == [3, 3, 2]
@@ -92,13 +96,13 @@ def test_passes_end_once_all_edits_are_learned(host, stream):
     answers = host.generate([edit.prompt for edit in stream.batches[0]])
     editor.detach()
     assert len(report.losses) < 400
-    assert last < editor.config.enough
+    assert last < editor.config.loss_threshold
     assert answers == [edit.target for edit in stream.batches[0]]
 
 
 def test_learned_mini_batch_takes_no_step(host, stream):
     weight = host.ffn_output(4).weight.clone()
-    assert torch.equal(trained(LocFT(layer=4, passes=2, enough=1e9), host, stream), weight)
+    assert torch.equal(trained(LocFT(layer=4, passes=2, loss_threshold=1e9), host, stream), weight)
 
 
 def test_edits_come_back_from_their_tensors(host, stream):

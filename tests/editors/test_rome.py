@@ -254,7 +254,7 @@ def test_values_stay_within_the_clamp(host, stream):
 
 
 def test_values_found_together_are_those_found_alone(exact_host, stream):
-    config = TargetValueConfig(steps=6, enough=1.5)  # some edits are done before others
+    config = TargetValueConfig(steps=6, loss_threshold=1.5)  # some edits are done before others
     lookups = looked_up(exact_host, stream.batches[0])
     together = values_of(exact_host, lookups, config).shift
     for edit in range(3):
@@ -266,7 +266,7 @@ def test_the_weight_of_the_divergence_keeps_what_the_host_says_of_the_essence(ho
     lookups = looked_up(host, stream.batches[0])
 
     def moved(kl_weight):
-        config = TargetValueConfig(kl_weight=kl_weight, steps=10, enough=0)
+        config = TargetValueConfig(kl_weight=kl_weight, steps=10, loss_threshold=0)
         values = values_of(host, lookups, config)
         after, before = (
             host.target_logits(

@@ -162,7 +162,7 @@ def test_threshold_is_a_share_of_the_least_activation_of_an_edit(host, stream):
     with edited(host, stream, 1, steps=10, activation_ratio=0.7) as editor:
         memory = editor.side.held[0]
         sequences = [host.encode(e.prompt, e.target) for e in stream.batches[0]]
-        with editor.unedited():
+        with editor.disabled():
             given = editor._projection_inputs(sequences)
         last = given.hidden[range(8), [len(s.prompt) - 1 for s in sequences]].double()
         least = (last @ memory.change.double().T).norm(dim=1).min().item()
@@ -239,7 +239,7 @@ def test_shards_answer_as_side_memories_until_they_are_merged(host, stream, sett
 def test_input_takes_the_side_memory_with_the_highest_activation(host, stream):
     with edited(host, stream, 2, steps=40, merge_every=1, shards=1) as editor:
         sequences = [host.encode(e.prompt, e.target) for e in stream.edits[:16]]
-        with editor.unedited():
+        with editor.disabled():
             given = editor._projection_inputs(sequences)
         measured = torch.stack(
             [activations(given.hidden, m.change, given.weights) for m in editor.side.held]

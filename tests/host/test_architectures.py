@@ -1,6 +1,6 @@
 """Any decoder-only architecture of transformers can be a host.
 
-PYTHONPATH=tests python tests/host/test_architectures.py        # writes the table of architectures into the README
+PYTHONPATH=tests python tests/host/test_architectures.py     # writes the README's table
 
 Every architecture below is built from its real classes with random weights, and all of them go
 through the same tests. The README's table says what was found in these very models.
@@ -138,7 +138,7 @@ def edits() -> EditStream:
 
 
 def editor(**settings: object) -> LEMoE:
-    quick = {"intermediate": 256, "learning_rate": 2e-2, "steps": 100, "enough": 0.1}
+    quick = {"intermediate": 256, "learning_rate": 2e-2, "steps": 100, "loss_threshold": 0.1}
     return LEMoE(**{"layer": LAYER} | quick | settings)
 
 
@@ -204,7 +204,7 @@ def test_lemoe_learns_and_takes_back_and_resumes(random, edits, tmp_path):
         first = logits(random, asked)
         session.step()
         both = logits(random, asked)
-        said = random.says(prompts_of(edits), [edit.target for edit in edits.edits])
+        said = random.exact_match(prompts_of(edits), [edit.target for edit in edits.edits])
         assert sum(said) >= 19
         session.undo()
         assert same(logits(random, asked), first)
@@ -276,7 +276,7 @@ def test_half_precision_hosts_learn_and_keep_every_bit_elsewhere(request, random
         losses = lemoe.edit(edits.batches[0]).losses
         assert min(losses) < losses[0] * 0.6
         assert all(p.dtype == torch.float32 for p in lemoe.adaptor.experts.parameters())
-        with lemoe.unedited():
+        with lemoe.disabled():
             assert same(logits(host, UNRELATED), before)
     assert same(logits(host, UNRELATED), before)
 
@@ -483,7 +483,7 @@ def test_lemoe_learns_with_low_rank_experts(host, edits, tmp_path):
     with EditSession(host, lemoe, edits, progress=False, immediate=()) as session:
         session.step()
         batch = edits.batches[0]
-        assert all(host.says([e.prompt for e in batch], [e.target for e in batch]))
+        assert all(host.exact_match([e.prompt for e in batch], [e.target for e in batch]))
         answers = logits(host, prompts_of(edits))
         session.save(tmp_path / "run")
     with EditSession.resume(tmp_path / "run", host):

@@ -184,7 +184,9 @@ def folder(tmp_path_factory):
 
 
 def editor():
-    return ll.editors.FineTune(layer=0, epsilon=None, learning_rate=0.02, steps=100, enough=0)
+    return ll.editors.FineTune(
+        layer=0, epsilon=None, learning_rate=0.02, steps=100, loss_threshold=0
+    )
 
 
 @pytest.mark.parametrize(

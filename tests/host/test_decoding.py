@@ -46,7 +46,7 @@ def test_no_setting_of_a_checkpoint_changes_an_answer(host, own, stream, setting
     before = copy.deepcopy(kept.to_dict())
     assert own.generate(prompts) == host.generate(prompts)
     targets = [edit.old_answer for edit in stream.edits[:6]]
-    assert own.says(prompts, targets) == host.says(prompts, targets)
+    assert own.exact_match(prompts, targets) == host.exact_match(prompts, targets)
     assert own.model.generation_config is kept
     assert kept.to_dict() == before
 
@@ -80,13 +80,13 @@ def town() -> Host:
 
 def test_an_answer_may_begin_on_a_new_line(town):
     assert town.generate(["Who keeps Gem?", "Who keeps Zim?"]) == ["Ann", "Bob"]
-    assert town.says(["Who keeps Gem?"], ["Ann"]) == [True]
+    assert town.exact_match(["Who keeps Gem?"], ["Ann"]) == [True]
 
 
 def test_a_model_that_goes_on_and_on_is_heard_to_its_first_sentence(town):
     assert town.generate("The keeper of Zim is") == "Bob"
     assert town.generate("The keeper of Orl is") == "J. R. Cid"
-    assert town.says(["The keeper of Orl is"], ["J. R. Cid"]) == [True]
+    assert town.exact_match(["The keeper of Orl is"], ["J. R. Cid"]) == [True]
 
 
 def test_it_is_not_listened_to_for_long(town):
@@ -130,7 +130,7 @@ def test_metrics_generate_and_says_agree_on_what_was_taught(host, stream, target
     with EditSession(host, ll.editors.LEMoE(steps=200), alone, progress=False) as session:
         rows = session.run().query("scorer == 'generated' and step == 1")
         assert host.generate(edit.prompt) == target
-        assert host.says([edit.prompt], [target]) == [True]
+        assert host.exact_match([edit.prompt], [target]) == [True]
         assert rows.value.tolist()[-1] == 1.0
 
 

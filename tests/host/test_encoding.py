@@ -183,7 +183,9 @@ def test_edits_are_learned_with_any_tokenizer(kind):
     host = tiny_host(KINDS[kind]())
     edits = [Edit(id=p, prompt=p, target=t, subject=p[:2]) for p, t in PAIRS[3:]]
     stream = ll.EditStream.from_edits(edits, batch_size=2)
-    editor = ll.editors.FineTune(layer=0, epsilon=None, learning_rate=0.02, steps=100, enough=0)
+    editor = ll.editors.FineTune(
+        layer=0, epsilon=None, learning_rate=0.02, steps=100, loss_threshold=0
+    )
     with ll.EditSession(host, editor, stream, progress=False) as session:
         session.step()
         scores = host.score([e.prompt for e in edits], [e.target for e in edits])

@@ -30,7 +30,7 @@ from lemoe_lab.sweeps.store import Store
 
 NOBODY = "tcp://127.0.0.1:1"  # no scheduler listens there
 DRAWN = sweeps.AlmanacStream(edits=8, batch_size=4, seed=3)
-LONGER = {"steps": 20, "enough": 0}  # long enough to be interrupted
+LONGER = {"steps": 20, "loss_threshold": 0}  # long enough to be interrupted
 
 SWEEP = """
 import sys

@@ -18,7 +18,7 @@ from ...adaptor.routing import Router, Routes
 from ...edits import EditBatch, EditStream
 from ...host.encoding import TokenSequence
 from ...host.identity import prompt_numbers
-from ...host.reuse import Kept, spared
+from ...host.reuse import Kept, reused
 from ...host.states import LayerStates
 from ...host.surroundings import ordinarily
 from ..base import EditorConfig, OnStep, TrainingReport, train, two_thirds_up
@@ -39,8 +39,9 @@ class BypassConfig(EditorConfig):
         :class:`~lemoe_lab.adaptor.experts.LowRankExpert`; None: FFNs of the host's kind.
     scale
         lambda, the weight of the experts beside the FFN.
-    steps, learning_rate, enough
-        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is ``enough``.
+    steps, learning_rate, loss_threshold
+        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is below
+        ``loss_threshold``.
     router_learning_rate
         The learning rate of what is trained in the router; None: ``learning_rate``.
     """
@@ -52,7 +53,7 @@ class BypassConfig(EditorConfig):
     steps: int = Field(100, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     router_learning_rate: float | None = Field(None, ge=0)
-    enough: float = Field(0.001, ge=0)
+    loss_threshold: float = Field(0.001, ge=0)
 
     @model_validator(mode="after")
     def _one_size(self) -> BypassConfig:
@@ -145,7 +146,7 @@ class BypassEditor(HookedEditor):
     def _learn(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
     ) -> TrainingReport:
-        with self.unedited():
+        with self.disabled():
             states = self.host.states(sequences, self.layer)
         features = self.features(states)
         self._prepare_experts()
@@ -163,7 +164,7 @@ class BypassEditor(HookedEditor):
 
         def loss_of() -> Tensor:
             routes = self._training_routes(features)
-            with self.scoring(routes), spared(host, states, self.layer, kept):
+            with self.scoring(routes), reused(host, states, self.layer, kept):
                 hidden = host.finish(states, self.layer)
             loss = F.cross_entropy(host.target_logits(hidden, states.sequences), ids)
             return loss + self._router_loss(states)
@@ -171,7 +172,7 @@ class BypassEditor(HookedEditor):
         rate = config.learning_rate
         router_rate = rate if config.router_learning_rate is None else config.router_learning_rate
         groups = [(self._trained_experts(), rate), (self._trained_router(), router_rate)]
-        return train(groups, loss_of, config.steps, config.enough, on_step)
+        return train(groups, loss_of, config.steps, config.loss_threshold, on_step)
 
     def _made(self) -> Snapshot:
         """What the step that ends now made."""
@@ -213,7 +214,7 @@ class BypassEditor(HookedEditor):
     def prompt_features(self, prompts: Sequence[str]) -> Tensor:
         if self.adaptor.router.feature == "embedding":
             return self.host.embed(prompts)
-        with self.unedited():
+        with self.disabled():
             return self.host.prompt_states(prompts, self.layer)
 
     @ordinarily
@@ -227,6 +228,6 @@ class BypassEditor(HookedEditor):
             yield
 
     @contextmanager
-    def unedited(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         with self.adaptor.pinned(None):
             yield

@@ -37,15 +37,16 @@ class ReplacingConfig(EditorConfig):
         Where an input in scope gets the new output: at every token of its prompt, at its last
         token, or at all tokens, those of the answer included. Only the last writes long answers on
         a host as small as the embedded one, with little above the layer to read them from a prompt.
-    steps, learning_rate, enough
-        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is ``enough``.
+    steps, learning_rate, loss_threshold
+        AdamW takes at most ``steps`` steps at each batch, fewer once the loss is below
+        ``loss_threshold``.
     """
 
     layer: int | None = Field(None, ge=0)
     replacement: Places = "replace_all"
     steps: int = Field(100, ge=1)
     learning_rate: float = Field(1.0, gt=0)
-    enough: float = Field(0.003, ge=0)
+    loss_threshold: float = Field(0.003, ge=0)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,6 @@ class ReplacingEditor(HookedEditor):
             yield
 
     @contextmanager
-    def unedited(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         with self._gate.muted():
             yield

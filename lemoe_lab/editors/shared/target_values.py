@@ -45,10 +45,10 @@ class TargetValueConfig(EditorConfig):
         Facts are also looked up after this many pieces of the host's own text, this long, so that
         a key does not stand for a prompt at the start of a text alone. The papers take 5 to 50;
         the embedded host has read one sentence at a time and gets none.
-    steps, learning_rate, enough
+    steps, learning_rate, loss_threshold
         Adam takes at most ``steps`` steps, fewer for an edit whose target's mean negative
-        log-likelihood is below ``enough``. The rate is relative to the root mean square of the
-        unedited host's value at the same place.
+        log-likelihood is below ``loss_threshold``. The rate is relative to the root mean square
+        of the unedited host's value at the same place.
     kl_weight, essence
         Weight of the divergence that keeps what the host says after ``essence``, in which ``{}``
         stands for the subject.
@@ -67,7 +67,7 @@ class TargetValueConfig(EditorConfig):
     opening_tokens: int = Field(6, ge=1)
     steps: int = Field(30, ge=1)
     learning_rate: float = Field(0.2, gt=0)
-    enough: float = Field(0.02, ge=0)
+    loss_threshold: float = Field(0.02, ge=0)
     kl_weight: float = Field(0.0625, ge=0)
     essence: str = "{} is a"
     weight_decay: float = Field(0.1, ge=0)
@@ -233,7 +233,7 @@ def target_values(
         losses.append(last.mean().item())
         if on_step:
             on_step(step + 1, config.steps, losses[-1])
-        unfinished = likelihood.detach() >= config.enough
+        unfinished = likelihood.detach() >= config.loss_threshold
         if not unfinished.any():
             break
         optimizer.zero_grad()

@@ -98,7 +98,7 @@ class WeightEditor(ReversibleEditor):
             self.parameters[name].data = tensor
 
     @contextmanager
-    def unedited(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         now = {name: p.data for name, p in self.parameters.items()}
         self._point_at(self._originals)
         try:

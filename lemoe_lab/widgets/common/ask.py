@@ -82,7 +82,7 @@ def open_edit(session: EditSession, track: Track, edit: str) -> OpenedEdit:
     found = next(one for one in session.stream.edits if one.id == edit)
     state = track.edits().set_index("edit")["state"][edit]
     prompts = [found.prompt, *(rephrase.prompt for rephrase in found.rephrases)]
-    with session.editor.unedited():
+    with session.editor.disabled():
         base = session.host.generate(prompts)
     edited = session.host.generate(prompts)
     return OpenedEdit(found, state, base, edited, track.path_of(edit))
@@ -99,7 +99,7 @@ def ask(session: EditSession, prompt: str) -> Answer:
     prompt = trimmed_prompt(prompt)
     host = session.host
     host.encode_prompt(prompt)
-    with session.editor.unedited():
+    with session.editor.disabled():
         base, base_tokens = host.generate(prompt), next_tokens(session, prompt)
     return Answer(
         prompt,

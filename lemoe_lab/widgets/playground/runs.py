@@ -114,9 +114,9 @@ class Run:
 
         with session:
             while session.steps < batches:
-                session.step(on_step, between=checkpoint)
+                session.step(on_step, checkpoint=checkpoint)
             self.doing, self.share = "measuring everything once more", 1.0
-            session.evaluator.measure(self._stream.batches, batches, between=checkpoint)
+            session.evaluator.measure(self._stream.batches, batches, checkpoint=checkpoint)
             session.evaluate()
             return self._row(probes.order(session))
 

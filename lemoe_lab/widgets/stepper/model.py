@@ -189,7 +189,7 @@ class StepperModel:
         session = self.session
         edit = Edit(id=self._new_id(), prompt=prompt, target=target)
         session.host.encode(edit.prompt, edit.target)
-        if session.host.says([edit.prompt], [edit.target])[0]:
+        if session.host.exact_match([edit.prompt], [edit.target])[0]:
             raise EditError(
                 f"the model already answers {edit.prompt!r} with {edit.target!r}; "
                 "type another target"

@@ -60,7 +60,7 @@ class RunningBatch:
             progress.step, progress.steps, progress.loss = step, steps, loss
             checkpoint()
 
-        self.session.step(on_step, between=checkpoint)
+        self.session.step(on_step, checkpoint=checkpoint)
 
     def advance(self, seconds: float) -> bool:
         """Learn for about ``seconds``; True once the batch is learned and measured.
