@@ -120,7 +120,7 @@ def compared(
     inputs = {name: padded[name].to(host.device) for name in ("input_ids", "attention_mask")}
 
     def seconds(edited: bool) -> float:
-        with adaptor.attached(host, layer) if edited else nullcontext():
+        with adaptor.attach(host, layer) if edited else nullcontext():
             started = time.perf_counter()
             output = host.model.generate(
                 **inputs,

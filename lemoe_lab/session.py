@@ -101,8 +101,8 @@ class EditSession:
     def _start(self, calibration: dict[str, Tensor] | None = None) -> None:
         self.editor.attach(self.host, self.stream, calibration)
         self.evaluator = evaluation.Evaluator(self.host, self.editor)
-        self.records = [Record({}, [])]
-        self._undone: list[Record] = []
+        self._applied = 0  # the session's place among its records; `at` moves the editor alone
+        self._records = [Record({}, [])]  # those past it belong to batches that were undone
         self._recording: Recording | None = None
         self._open = True
 
@@ -126,7 +126,12 @@ class EditSession:
     @property
     def redoable(self) -> int:
         """How many undone batches :meth:`redo` can bring back."""
-        return len(self._undone)
+        return len(self._records) - 1 - self._applied
+
+    @property
+    def records(self) -> list[Record]:
+        """What is known of the unedited host, and of every applied batch."""
+        return self._records[: self._applied + 1]
 
     @property
     def is_open(self) -> bool:
@@ -171,16 +176,17 @@ class EditSession:
             )
         except BaseException:
             self.editor.undo()
-            self._undone.clear()
+            self._forget_undone()
             raise
         cost = {
             "train_seconds": trained - started,
             "evaluate_seconds": time.perf_counter() - trained,
             "peak_bytes": memory.bytes,
         }
-        self._undone.clear()
         shown = {"losses": report.losses, "experts": report.experts}
-        self.records.append(Record(shown | cost, rows))
+        self._forget_undone()
+        self._records.append(Record(shown | cost, rows))
+        self._applied += 1
         self._write()
         return report
 
@@ -188,17 +194,20 @@ class EditSession:
         """Take the last batch back, exactly, with its measurements."""
         self._require_open()
         self.editor.undo()
-        self._undone.append(self.records.pop())
+        self._applied -= 1
         self._write()
 
     def redo(self) -> None:
         """Apply the batch that was last undone again, exactly, without training."""
         self._require_open()
-        if not self._undone:
+        if not self.redoable:
             raise EditError("nothing to redo: no batch was undone since the last step")
         self.editor.redo()
-        self.records.append(self._undone.pop())
+        self._applied += 1
         self._write()
+
+    def _forget_undone(self) -> None:
+        del self._records[self._applied + 1 :]
 
     def _write(self) -> None:
         """Bring the run folder, if there is one, up to what is applied and measured."""
@@ -211,7 +220,7 @@ class EditSession:
             raise EditError(f"step must lie between 0 and {len(self.stream)}, not {step}")
         while self.steps > step:
             self.undo()
-        while self.steps < step and self._undone:
+        while self.steps < step and self.redoable:
             self.redo()
         remaining = range(self.steps, step)
         for _ in tqdm(remaining, desc=self.editor.name, disable=not self.progress or not remaining):
@@ -235,9 +244,9 @@ class EditSession:
         step = self.steps
         batches = self.stream.batches[:step] if step else self.stream.batches
         rows = self.evaluator.measure(batches, step, wanted)
-        record = self.records[step]
+        record = self._records[step]
         others = [row for row in record.rows if row[3] not in wanted]
-        self.records[step] = replace(record, evaluated=others + rows)
+        self._records[step] = replace(record, evaluated=others + rows)
         if self._recording:
             self._recording.update(self)
             self._recording.finish(self)
@@ -264,7 +273,7 @@ class EditSession:
         """
         self._require_open()
         last = self.steps
-        known = last + len(self._undone)
+        known = last + self.redoable
         if not 0 <= step <= known:
             raise EditError(f"only steps 0 to {known} were learned so far, not {step}")
         try:
@@ -299,7 +308,7 @@ class EditSession:
         check_batch(self.host, stream.batches[at])
         self.stream = stream
         if at < self.steps + self.redoable:
-            self._undone.clear()
+            self._forget_undone()
         self._write()
 
     # Files
@@ -392,7 +401,7 @@ class EditSession:
             if not repair:
                 raise
         evaluated = load_evaluation(run, run.committed.entries[0], repair)
-        self.records = [Record({}, [], evaluated)]
+        self._records = [Record({}, [], evaluated)]
         for entry in run.journal():
             try:
                 state, record = load_record(run, entry, repair)
@@ -403,7 +412,8 @@ class EditSession:
                 break
             with ordinary(self.host.model):
                 self.editor.load_step_state(self.steps + 1, state)
-            self.records.append(record)
+            self._records.append(record)
+            self._applied += 1
         self._recording = Recording(run, self.stream, self.records)
 
     @contextmanager

@@ -1,21 +1,84 @@
-"""Many modules of one kind run at once, each on a row of its own.
+"""Who answers which rows, and many experts at once; no part of the method, only its speed.
 
-    batched = batch_modules([expert_a, expert_b, expert_a], x, room=2**26)
-    batched(x)          # (3, ..., d): what each gives for its row of x
+    for expert, rows, gate in Dispatcher().answers(experts, routes, x):
+        change = gate * expert(x[rows])
 
-While decoding every row is a single token. Calling modules one after the other then costs more
-than what they compute.
+A top-1 dispatch runs every expert once, on its own rows. While decoding every row is a single
+token: calling experts one after the other then costs more than what they compute.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from .experts import Expert
+from .routing import BYPASS, Routes
+
+SEVERAL = 3  # experts in one step of decoding, from which on they run at once
+ROOM = 64 * 2**20  # bytes that their copied weights may take
+
+Answer = tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]  # who, rows, their gates
+
+
+@dataclass
+class Dispatch:
+    """Every expert that answers, with its rows (None: all of them) and their gates."""
+
+    routes: Routes
+    answers: list[Answer]
+    at_once: list[Answer] | None = None  # the same for rows of one token
+
+
+class Dispatcher:
+    """Keeps a dispatch as long as its routes hold: while decoding that is for every token."""
+
+    def __init__(self) -> None:
+        self._known: Dispatch | None = None
+
+    def forget(self) -> None:
+        """Experts may have changed under the same routes."""
+        self._known = None
+
+    def answers(self, experts: nn.ModuleList, routes: Routes, x: Tensor) -> list[Answer]:
+        """Who answers which rows of x (N, ..., d); one by one, or all at once if that is faster."""
+        if self._known is None or self._known.routes is not routes:
+            self._known = Dispatch(routes, list(dispatched(experts, routes, x.device)))
+        known = self._known
+        decoding = x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()
+        if not decoding or len(known.answers) < SEVERAL:
+            return known.answers
+        if known.at_once is None:
+            known.at_once = all_at_once(known.answers, x)
+        return known.at_once
+
+
+def dispatched(experts: nn.ModuleList, routes: Routes, device: torch.device) -> Iterator[Answer]:
+    """Every expert that is routed to, with its rows (n,) and their gates (n,)."""
+    chosen, gates = routes.expert.to(device), routes.gate.to(device)  # (N, k)
+    for index in chosen.unique().tolist():
+        if index != BYPASS:
+            rows, choice = (chosen == index).nonzero(as_tuple=True)  # (n,), (n,)
+            alone = chosen.shape[1] == 1 and len(rows) == len(chosen)
+            yield experts[index], None if alone else rows, gates[rows, choice]
+
+
+def all_at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
+    """All experts as one where that can be done, or one by one."""
+    modules = [expert for expert, rows, _ in answers for _ in rows]
+    if not all(isinstance(module, Expert) for module in modules):
+        return answers
+    rows = torch.cat([rows for _, rows, _ in answers])
+    batched = batch_modules(modules, x[rows], ROOM)
+    if batched is None:
+        return answers
+    return [(batched, rows, torch.cat([gate for *_, gate in answers]))]
 
 
 class BatchedModules:

@@ -10,7 +10,7 @@ Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -21,6 +21,25 @@ from torch.nn import functional as F
 from ..edits import CalibrationFact
 from ..host import Host
 from .anchors import Threshold
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a router is given before the first batch, and keeps.
+
+    ``centre`` (d,) of features and ``projection`` (k, d) make addresses of them; ``threshold`` is
+    that of routers that leave other prompts alone. None: the router needs none.
+    """
+
+    centre: Tensor | None = None
+    projection: Tensor | None = None
+    threshold: Threshold | None = None
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor]) -> Calibration:
+        """What a router's ``calibration_state`` holds."""
+        threshold = Threshold.of_state(state) if "rivals" in state else None
+        return cls(state.get("centre"), state.get("projection"), threshold)
 
 
 @dataclass(frozen=True)
@@ -177,31 +196,41 @@ def held_out_addresses(data: CalibrationSet, width: int, seed: int, folds: int =
 
 
 @dataclass(frozen=True)
-class ScopedSpace:
-    """Where scoped routing compares prompts, and how calibration facts look there.
+class Space:
+    """Where a router compares prompts, and how calibration facts look there.
 
-    ``centre`` (d,) and ``projection`` (width, d) make addresses of hidden states; ``addresses``
-    (F, P, width) are those of the facts in ``data``, each from a fit without its subject.
+    ``centre`` (d,) and ``projection`` (width, d; None: none) make addresses of features;
+    ``addresses`` (F, P, width) are those of the facts in ``data``.
     """
 
     centre: Tensor
-    projection: Tensor
+    projection: Tensor | None
     data: CalibrationSet
     addresses: Tensor
 
 
-_spaces: WeakKeyDictionary[Host, dict[tuple, ScopedSpace]] = WeakKeyDictionary()
+_spaces: WeakKeyDictionary[Host, dict[tuple, Space]] = WeakKeyDictionary()
+
+
+def embedding_space(host: Host, facts: Sequence[CalibrationFact]) -> Space:
+    """The space of centred mean embeddings, where KV anchor routing stores addresses."""
+    data = calibration_set(facts, host.embed([prompt for fact in facts for prompt in fact.prompts]))
+    centre = data.features.flatten(0, 1).mean(0)
+    return Space(centre, None, data, F.normalize(data.features - centre, dim=-1))
 
 
 def scoped_space(
     host: Host, facts: Sequence[CalibrationFact], layer: int, width: int, seed: int
-) -> ScopedSpace:
-    """The space of FFN inputs at ``layer``; fitted once for equal arguments and host weights."""
+) -> Space:
+    """The space of FFN inputs at ``layer``; fitted once for equal arguments and host weights.
+
+    The addresses of its facts are each from a fit without the fact's subject.
+    """
     known = _spaces.setdefault(host, {})
     key = host.fingerprint(), tuple(facts), layer, width, seed
     if key not in known:
         prompts = [prompt for fact in facts for prompt in fact.prompts]
         data = calibration_set(facts, host.prompt_states(prompts, layer))
         addresses = held_out_addresses(data, width, seed)
-        known[key] = ScopedSpace(*fit_projection(data, width, seed), data, addresses)
+        known[key] = Space(*fit_projection(data, width, seed), data, addresses)
     return known[key]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..host.feed_forward import is_mixture, linears, sizes, standalone
+from ..host.hooks import hung
 
 
 class Expert(nn.Module):
@@ -120,12 +121,8 @@ def _changed(
         return add
 
     parts = zip(linears, down, up, strict=True)
-    handles = [linear.register_forward_hook(change(a, b)) for linear, a, b in parts]
-    try:
+    with hung(*(linear.register_forward_hook(change(a, b)) for linear, a, b in parts)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def wide(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The adaptor: a mixture of experts beside one feed-forward network of the host.
 
     adaptor = BypassMoE(router)
-    with adaptor.attached(host, layer=4):
+    with adaptor.attach(host, layer=4):
         host.generate("The prime minister of Gemland is")   # edited
     host.generate("The prime minister of Gemland is")       # plain again
 
@@ -14,37 +14,18 @@ prompt, and kept while it is answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
 from ..host import Host
-from ..host.hooks import Detach, Prompt, PromptGate, last_of
-from .batched import batch_modules
-from .experts import Expert, wide
-from .routing import BYPASS, Router, Routes
-
-SEVERAL = 3  # experts in one step of decoding, from which on they run at once
-ROOM = 64 * 2**20  # bytes that their copied weights may take
-
-
-Answer = tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]  # who, rows, their gates
-
-
-@dataclass
-class Dispatch:
-    """Every expert that answers, with its rows (None: all of them) and their gates.
-
-    Kept as long as the routes are: while decoding they hold for every token.
-    """
-
-    routes: Routes
-    answers: list[Answer]
-    at_once: list[Answer] | None = None  # the same for rows of one token
+from ..host.hooks import Hung, PromptGate
+from ..host.prompts import Prompt, last_of
+from .batched import Dispatcher
+from .experts import wide
+from .routing import Router, Routes
 
 
 class BypassMoE(nn.Module):
@@ -64,19 +45,32 @@ class BypassMoE(nn.Module):
         self.experts = nn.ModuleList()
         self.scale = scale
         self.routes: Routes | None = None  # of the prompts that were decided last
-        self._dispatched: Dispatch | None = None
-        self._gate: PromptGate | None = None
+        self._dispatcher = Dispatcher()
 
-    def _decide(self, x: Tensor, prompt: Prompt, embedding: nn.Module) -> Routes | None:
+    def decide(self, x: Tensor, prompt: Prompt, embedding: nn.Module) -> Routes | None:
         """Routes (B) of prompts, from the FFN's input x (B, L, d) or from what the decoder read."""
         if not len(self.experts):
             return None
         if self.router.feature == "embedding":
-            features = _mean_embedding(prompt, embedding)
+            features = mean_embedding(prompt, embedding)
         else:
             features = last_of(x, prompt)
         self.routes = self.router.route(self._beside_router(features))
         return self.routes
+
+    def combine(self, x: Tensor, output: Tensor, routes: Routes) -> Tensor:
+        """Add the routed experts to the FFN's output; rows without a route stay bit for bit.
+
+        x and output have shape (N, ..., d), the routes N rows. The sum is made in float32 (or
+        better) and rounded to the output's precision once.
+        """
+        total = wide(output)
+        for expert, rows, gate in self._dispatcher.answers(self.experts, routes, x):
+            inputs = x if rows is None else x[rows]  # (n, ..., d)
+            gate = gate.view(-1, *[1] * (x.dim() - 1))  # (n, ..., 1)
+            change = (self.scale * gate * expert(inputs)).to(total.dtype)
+            total = total + change if rows is None else total.index_add(0, rows, change)
+        return total.to(output.dtype)
 
     def _with_experts(
         self, x: Tensor, output: Tensor, routes: Routes, _prompt: Prompt | None
@@ -94,96 +88,39 @@ class BypassMoE(nn.Module):
         known = next(chain(self.router.parameters(), self.router.buffers()), features)
         return features.float().to(known.device)
 
-    def combine(self, x: Tensor, output: Tensor, routes: Routes) -> Tensor:
-        """Add the routed experts to the FFN's output; rows without a route stay bit for bit.
+    # On a host
 
-        x and output have shape (N, ..., d), the routes N rows. The sum is made in float32 (or
-        better) and rounded to the output's precision once.
-        """
-        total = wide(output)
-        for answer, rows, gate in self._answers(routes, x):
-            inputs = x if rows is None else x[rows]
-            gate = gate.view(-1, *[1] * (x.dim() - 1))
-            change = (self.scale * gate * answer(inputs)).to(total.dtype)
-            total = total + change if rows is None else total.index_add(0, rows, change)
-        return total.to(output.dtype)
-
-    def _answers(self, routes: Routes, x: Tensor) -> list[Answer]:
-        """Who answers which rows; one by one, or all at once where that is faster."""
-        if self._dispatched is None or self._dispatched.routes is not routes:
-            self._dispatched = self._dispatch(routes, x.device)
-        known = self._dispatched
-        decoding = x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()
-        if not decoding or len(known.answers) < SEVERAL:
-            return known.answers
-        if known.at_once is None:
-            known.at_once = _at_once(known.answers, x)
-        return known.at_once
-
-    def _dispatch(self, routes: Routes, device: torch.device) -> Dispatch:
-        # With new module insertion switched off all batches share the last expert.
-        experts = routes.expert.clamp(max=len(self.experts) - 1).to(device)  # (N, k)
-        gates = routes.gate.to(device)
-        answers: list[Answer] = []
-        for index in experts.unique().tolist():
-            if index != BYPASS:
-                rows, choice = (experts == index).nonzero(as_tuple=True)  # (n,), (n,)
-                alone = experts.shape[1] == 1 and len(rows) == len(experts)
-                gate = gates[rows, choice]
-                answers.append((self.experts[index], None if alone else rows, gate))
-        return Dispatch(routes, answers)
-
-    @contextmanager
-    def pinned(self, routes: Routes | None) -> Iterator[None]:
-        """Use these routes for the rows of every forward pass (None: the plain host)."""
-        assert self._gate is not None
-        try:
-            with self._gate.overridden(routes):
-                yield
-        finally:
-            self._dispatched = None
-
-    @contextmanager
-    def attached(self, host: Host, layer: int) -> Iterator[BypassMoE]:
-        """Hang the adaptor beside the FFN of ``layer`` until the block ends."""
-        detach = self.attach(host, layer)
-        try:
-            yield self
-        finally:
-            detach()
-
-    def attach(
-        self, host: Host, layer: int, version: Callable[[], Hashable] | None = None
-    ) -> Detach:
-        """Hang the adaptor on the host; calling the result takes it off without trace.
+    def attach(self, host: Host, layer: int, version: Callable[[], Hashable] | None = None) -> Hung:
+        """Hang the adaptor on the host until the block ends, or the result is called.
 
         ``version`` names the present state of experts and router; None: their number does.
         """
         embedding = host.model.get_input_embeddings()  # no part of this module
         self._gate = PromptGate(
-            None if self.router.per_token else partial(self._decide, embedding=embedding),
+            None if self.router.per_token else partial(self.decide, embedding=embedding),
             self._with_experts,
             version or (lambda: len(self.experts) or None),
         )
         return self._gate.attach(host.model, host.decoder, host.ffn(layer))
 
+    @contextmanager
+    def pinned(self, routes: Routes) -> Iterator[None]:
+        """Use these routes for the rows of every forward pass until the block ends."""
+        try:
+            with self._gate.overridden(routes):
+                yield
+        finally:
+            self._dispatcher.forget()
 
-def _mean_embedding(prompt: Prompt, embedding: nn.Module) -> Tensor:
+    def muted(self) -> AbstractContextManager[None]:
+        """Leave the host as it is until the block ends."""
+        return self._gate.muted()
+
+
+def mean_embedding(prompt: Prompt, embedding: nn.Module) -> Tensor:
     """The mean of the embedding layer's output over the prompt tokens, (B, d) float32."""
     inputs = prompt.inputs
     assert inputs is not None
     embeds = embedding(inputs) if inputs.dim() == 2 else inputs
     weight = prompt.mask[..., None].float().to(embeds.device)
     return (embeds.float() * weight).sum(1) / weight.sum(1)
-
-
-def _at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
-    """All experts as one where that can be done, or one by one."""
-    modules = [expert for expert, rows, _ in answers for _ in rows]
-    if not all(isinstance(module, Expert) for module in modules):
-        return answers
-    rows = torch.cat([rows for _, rows, _ in answers])
-    batched = batch_modules(modules, x[rows], ROOM)
-    if batched is None:
-        return answers
-    return [(batched, rows, torch.cat([gate for *_, gate in answers]))]

@@ -2,10 +2,8 @@
 
     routes = router.route(features)          # (N, d) -> Routes of N rows
 
-Routers decide per input and only from the prompt; only the conventional one can decide per token.
+Routers decide once an input, and only from the prompt.
 
-``SoftmaxRouter``
-    the conventional one: a softmax over shared experts, trained on and on.
 ``KVAnchorRouter``
     the paper's: learned keys against a learned projection of the mean prompt embedding.
 ``ScopedRouter``
@@ -117,104 +115,6 @@ class Router(nn.Module, ABC):
         """
 
 
-class ConstantRouter(Router):
-    """Sends every input to one expert, or to none: for asking what a single expert knows."""
-
-    def __init__(self, feature: str, expert: int) -> None:
-        super().__init__()
-        self.feature, self.expert = feature, expert
-
-    def route(self, features: Tensor) -> Routes:
-        expert = torch.full((len(features),), self.expert, device=features.device)
-        gate = features.new_full((len(features),), float(self.expert != BYPASS))
-        return single_routes(expert, gate)
-
-    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
-        raise NotImplementedError("a constant router learns nothing")
-
-    def calibration_state(self) -> dict[str, Tensor]:
-        return {}
-
-    def step_state(self, expert: int) -> dict[str, Tensor]:
-        return {}
-
-    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
-        raise NotImplementedError("a constant router learns nothing")
-
-
-class SoftmaxRouter(Router):
-    """The router of a conventional mixture of experts.
-
-        g(i|e) = Top_k softmax_i(w_i . e)     (Shazeer et al., arXiv 1701.06538, without noise)
-
-    e is standardised with mean and spread of the first batch, so that the experts are chosen about
-    equally often at birth: without that the common part of all embeddings picks one for everybody.
-
-    Parameters
-    ----------
-    width, experts, top_k
-        d of the host, how many experts there are, and how many of them answer an input.
-    per_token
-        Decide for every token from the FFN's input instead of once from the prompt's embedding.
-    """
-
-    def __init__(self, width: int, experts: int, top_k: int, per_token: bool, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(experts, width, generator=generator) / width**0.5)
-        self.register_buffer("centre", torch.zeros(width))
-        self.register_buffer("spread", torch.zeros(width))  # zeros: nothing was learned yet
-        self.top_k = top_k
-        self.per_token = per_token
-        self.feature = "state" if per_token else "embedding"
-        self.last_probabilities: Tensor | None = None
-
-    def probabilities(self, features: Tensor) -> Tensor:
-        """softmax_i(w_i . e) of every expert, (N, n)."""
-        return (((features - self.centre) / self.spread) @ self.weight.T).softmax(-1)
-
-    def route(self, features: Tensor) -> Routes:
-        if not self.spread.any():
-            return bypass_routes(len(features), features.device)
-        self.last_probabilities = self.probabilities(features)
-        gate, expert = self.last_probabilities.topk(self.top_k, dim=-1)
-        first = expert[:, 0]
-        return Routes(expert, gate, gate[:, 0].detach(), torch.full_like(first, BYPASS))
-
-    def balance_loss(self, counted: Tensor | None = None) -> Tensor:
-        """n * sum_i f_i P_i - 1 over the rows routed last (Fedus et al., arXiv 2101.03961, eq. 4).
-
-        f_i is the share of rows whose first choice is expert i, P_i its mean probability;
-        ``counted`` (N,) bool leaves rows out. 0 when all experts are used alike, n - 1 at worst.
-        """
-        if self.last_probabilities is None:
-            raise RuntimeError("nothing was routed yet; call route(features) first")
-        probabilities = self.last_probabilities
-        if counted is not None:
-            probabilities = probabilities[counted]
-        experts = probabilities.shape[1]
-        share = F.one_hot(probabilities.argmax(-1), experts).float().mean(0)  # (n,)
-        return experts * (share * probabilities.mean(0)).sum() - 1
-
-    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
-        if not self.spread.any():
-            self.centre.copy_(features.mean(0))
-            floor = self.centre.square().mean().sqrt() / 10  # a batch of one has no spread
-            self.spread.copy_(features.std(0, correction=0).clamp(min=floor.item()))
-
-    def calibration_state(self) -> dict[str, Tensor]:
-        return {}
-
-    def step_state(self, expert: int) -> dict[str, Tensor]:
-        state = {"weight": self.weight, "centre": self.centre, "spread": self.spread}
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-    @torch.no_grad()
-    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
-        for name, tensor in state.items():
-            getattr(self, name).copy_(tensor)
-
-
 class KVAnchorRouter(Router):
     """KV anchor routing (LEMoE, arXiv 2406.20030, eq. 4-6).
 
@@ -288,7 +188,7 @@ class KVAnchorRouter(Router):
         return single_routes(expert, gate, similarity, anchor)
 
     def gate_of(self, features: Tensor, expert: int) -> Tensor:
-        return self.logits(features).softmax(-1)[:, min(expert, len(self.keys) - 1)]
+        return self.logits(features).softmax(-1)[:, expert]
 
     def rehearsal_loss(self) -> Tensor:
         """Cross-entropy of sending every stored address to its own expert."""
@@ -342,11 +242,14 @@ class ScopedRouter(Router):
 
     feature = "state"
 
-    def __init__(self, centre: Tensor, projection: Tensor, bypass: Threshold) -> None:
+    def __init__(
+        self, centre: Tensor, projection: Tensor, bypass: Threshold, one_expert: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("centre", centre)  # (d,)
         self.register_buffer("projection", projection)  # (k, d)
         self.bypass = bypass
+        self.one_expert = one_expert
         self.memory = AnchorMemory(projection.shape[0])
 
     def address(self, features: Tensor) -> Tensor:
@@ -355,12 +258,14 @@ class ScopedRouter(Router):
 
     @torch.no_grad()
     def route(self, features: Tensor) -> Routes:
-        similarity, anchor = self.memory.nearest(self.address(features))
-        inside = (similarity >= self.threshold) & (anchor >= 0)
         if not len(self.memory.expert):
             return bypass_routes(len(features), features.device)
-        expert = torch.where(inside, self.memory.expert[anchor.clamp(min=0)], BYPASS)
-        return single_routes(expert, inside.float(), similarity, anchor)
+        similarity, anchor = self.memory.nearest(self.address(features))  # (N,), (N,)
+        inside = similarity >= self.threshold
+        expert = self.memory.expert[anchor] * (not self.one_expert)
+        return single_routes(
+            expert.masked_fill(~inside, BYPASS), inside.float(), similarity, anchor
+        )
 
     def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
         self.memory.add(self.address(features), expert, prompts)

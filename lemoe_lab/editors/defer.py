@@ -159,8 +159,7 @@ class DEFER(ReplacingEditor):
             return self.scope
         return named("networks", self._after(step).state_dict())
 
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
+    def _load(self, state: dict[str, Tensor]) -> None:
         self.networks = copy.deepcopy(self.networks)
         self.networks.load_state_dict(tensors_of(state, "networks", self.host.device))
 

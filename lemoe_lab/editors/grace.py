@@ -324,8 +324,7 @@ class GRACE(ReplacingEditor):
         change = self._after(step)
         return {"rows": change.rows} | named("entries", change.after.columns())
 
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
+    def _load(self, state: dict[str, Tensor]) -> None:
         device = self.host.device
         entries = Codebook(**tensors_of(state, "entries", device))
         self._apply(self.codebook.written(state["rows"].to(device), entries))

@@ -8,20 +8,23 @@ editor = LEMoE(routing="kv_anchor")       # read literally
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..adaptor.anchors import Threshold
-from ..adaptor.calibration import calibration_set, scoped_space, similarity_threshold
-from ..adaptor.routing import KVAnchorRouter, Router, Routes, ScopedRouter, single_routes
+from ..adaptor.calibration import (
+    Calibration,
+    embedding_space,
+    scoped_space,
+    similarity_threshold,
+)
+from ..adaptor.routing import KVAnchorRouter, Router, ScopedRouter, single_routes
 from ..edits import EditStream
-from ..host.states import LayerStates
-from .base import named, tensors_of
-from .shared.bypass import BypassConfig, BypassEditor
+from .base import named
+from .shared.bypass import BypassConfig, BypassEditor, Step
 
 
 class LEMoEConfig(BypassConfig):
@@ -103,14 +106,31 @@ class LEMoE(BypassEditor):
             else f"{name}, one expert".removeprefix("LEMoE KV anchor, literal, ")
         )
 
-    # The router
+    # Before the first batch
 
-    def _calibrate(self, stream: EditStream) -> dict[str, Tensor]:
+    def _new_router(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> Router:
+        config, host = self.config, self.host
+        known = Calibration.of_state(calibration) if calibration else self._calibrated(stream)
+        if config.routing == "scoped":
+            assert known.centre is not None and known.projection is not None
+            return ScopedRouter(
+                known.centre, known.projection, known.threshold, one_expert=not config.insert
+            )
+        return KVAnchorRouter(
+            host.embedding_width,
+            config.value_width,
+            config.seed,
+            known.centre,
+            config.centre,
+            known.threshold,
+        )
+
+    def _calibrated(self, stream: EditStream) -> Calibration:
         """Centre, projection and threshold, as far as the settings need them."""
         config, host, facts = self.config, self.host, stream.calibration
         scoped = config.routing == "scoped"
         if not (scoped or config.centre or config.bypass):
-            return {}
+            return Calibration()
         if not facts:
             raise ValueError(
                 f"{self.name} calibrates on facts outside the stream, and this stream carries "
@@ -119,78 +139,42 @@ class LEMoE(BypassEditor):
         if scoped:
             width = min(config.value_width, host.width)
             space = scoped_space(host, facts, self.layer, width, config.seed)
-            data, addresses = space.data, space.addresses
-            state = {"centre": space.centre, "projection": space.projection}
         else:
-            prompts = [prompt for fact in facts for prompt in fact.prompts]
-            data = calibration_set(facts, host.embed(prompts))
-            state = {"centre": data.features.flatten(0, 1).mean(0)}
-            addresses = F.normalize(data.features - state["centre"], dim=-1)
+            space = embedding_space(host, facts)
+        threshold = None
         if scoped or config.bypass:
-            state |= similarity_threshold(addresses, data, config.false_alarms).state()
-        return state
+            threshold = similarity_threshold(space.addresses, space.data, config.false_alarms)
+        return Calibration(space.centre, space.projection, threshold)
 
-    def _new_router(self, calibration: dict[str, Tensor]) -> Router:
-        bypass = Threshold.of_state(calibration) if "rivals" in calibration else None
-        if self.config.routing == "scoped":
-            return ScopedRouter(calibration["centre"], calibration["projection"], bypass)
-        return KVAnchorRouter(
-            self.host.embedding_width,
-            self.config.value_width,
-            self.config.seed,
-            calibration.get("centre"),
-            self.config.centre,
-            bypass,
+    # A batch: what grows, what is frozen, what trains
+
+    def _begin(self, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
+        config, router = self.config, self.adaptor.router
+        (expert,) = self._renew_experts()  # f_t; f_1 .. f_{t-1} are frozen
+        index = len(self.adaptor.experts) - 1
+        keyed = isinstance(router, KVAnchorRouter)
+        if config.insert or self.steps == 1 or not keyed:
+            router.grow(features, self.steps - 1, prompts)  # k_t, or an anchor for every edit
+        expert_of_all = torch.full((len(features),), index, device=features.device)  # (n,)
+        return Step(
+            experts=list(expert.parameters()),
+            router=[router.keys[-1], router.down, router.up] if keyed else [],
+            routes=lambda: single_routes(expert_of_all, router.gate_of(features, index)),
+            extra_loss=router.rehearsal_loss if config.rehearse_anchors else float,
         )
 
-    # Training
-
-    def _prepare_experts(self) -> None:
+    def _renew_experts(self) -> Sequence[nn.Module]:
         experts = self.adaptor.experts
         experts[-1:].requires_grad_(False)
         if self.config.insert or not len(experts):
             experts.append(self._new_expert(self.steps))
         else:
             experts[0] = copy.deepcopy(experts[0]).requires_grad_(True)
-
-    def _grow_router(self, features: Tensor, prompts: Tensor) -> None:
-        if self.config.insert or self.steps == 1 or self.config.routing == "scoped":
-            self.adaptor.router.grow(features, self.steps - 1, prompts)
-
-    def _trained_experts(self) -> list[nn.Parameter]:
-        return list(self.adaptor.experts[-1].parameters())
-
-    def _trained_router(self) -> list[nn.Parameter]:
-        router = self.adaptor.router
-        if not isinstance(router, KVAnchorRouter):
-            return []
-        return [router.keys[-1], router.down, router.up]
-
-    def _training_routes(self, features: Tensor) -> Routes:
-        current = self.steps - 1
-        expert = torch.full((len(features),), current, device=features.device)
-        return single_routes(expert, self.adaptor.router.gate_of(features, current))
-
-    def _router_loss(self, states: LayerStates) -> Tensor | float:
-        return self.adaptor.router.rehearsal_loss() if self.config.rehearse_anchors else 0.0
+        return experts[-1:]
 
     @property
     def experts_frozen(self) -> bool:
         return self.config.insert
 
-    # State
-
-    def step_state(self, step: int) -> dict[str, Tensor]:
-        if step == 0:
-            return self.adaptor.router.calibration_state()
-        after = self._after(step)
-        expert = after.experts[-1].state_dict()
-        return named("expert", expert) | named("router", after.router.tensors)
-
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
-        self._prepare_experts()
-        device = self.host.device
-        self.adaptor.experts[-1].load_state_dict(tensors_of(state, "expert", device))
-        self.adaptor.router.load_step_state(step - 1, tensors_of(state, "router", device))
-        self._latest = self._made()
+    def _expert_state(self, experts: Sequence[nn.Module]) -> dict[str, Tensor]:
+        return named("expert", experts[-1].state_dict())

@@ -7,17 +7,91 @@ editor = MoEAdaptor(experts=8, top_k=2, level="token")
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..adaptor.routing import Router, Routes, SoftmaxRouter
+from ..adaptor.routing import BYPASS, Router, Routes, bypass_routes
 from ..edits import EditStream
-from ..host.states import LayerStates
-from .base import named, tensors_of
-from .shared.bypass import BypassConfig, BypassEditor
+from .base import named
+from .shared.bypass import BypassConfig, BypassEditor, Step
+
+
+class SoftmaxRouter(Router):
+    """The router of a conventional mixture of experts.
+
+        g(i|e) = Top_k softmax_i(w_i . e)     (Shazeer et al., arXiv 1701.06538, without noise)
+
+    e is standardised with mean and spread of the first batch, so that the experts are chosen about
+    equally often at birth: without that the common part of all embeddings picks one for everybody.
+
+    Parameters
+    ----------
+    width, experts, top_k
+        d of the host, how many experts there are, and how many of them answer an input.
+    per_token
+        Decide for every token from the FFN's input instead of once from the prompt's embedding.
+    """
+
+    def __init__(self, width: int, experts: int, top_k: int, per_token: bool, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(experts, width, generator=generator) / width**0.5)
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("spread", torch.zeros(width))  # zeros: nothing was learned yet
+        self.top_k = top_k
+        self.per_token = per_token
+        self.feature = "state" if per_token else "embedding"
+        self.last_probabilities: Tensor | None = None
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """softmax_i(w_i . e) of every expert, (N, n)."""
+        return (((features - self.centre) / self.spread) @ self.weight.T).softmax(-1)
+
+    def route(self, features: Tensor) -> Routes:
+        if not self.spread.any():
+            return bypass_routes(len(features), features.device)
+        self.last_probabilities = self.probabilities(features)
+        gate, expert = self.last_probabilities.topk(self.top_k, dim=-1)
+        first = expert[:, 0]
+        return Routes(expert, gate, gate[:, 0].detach(), torch.full_like(first, BYPASS))
+
+    def balance_loss(self, counted: Tensor | None = None) -> Tensor:
+        """n * sum_i f_i P_i - 1 over the rows routed last (Fedus et al., arXiv 2101.03961, eq. 4).
+
+        f_i is the share of rows whose first choice is expert i, P_i its mean probability;
+        ``counted`` (N,) bool leaves rows out. 0 when all experts are used alike, n - 1 at worst.
+        """
+        if self.last_probabilities is None:
+            raise RuntimeError("nothing was routed yet; call route(features) first")
+        probabilities = self.last_probabilities
+        if counted is not None:
+            probabilities = probabilities[counted]
+        experts = probabilities.shape[1]
+        share = F.one_hot(probabilities.argmax(-1), experts).float().mean(0)  # (n,)
+        return experts * (share * probabilities.mean(0)).sum() - 1
+
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
+        if not self.spread.any():
+            self.centre.copy_(features.mean(0))
+            floor = self.centre.square().mean().sqrt() / 10  # a batch of one has no spread
+            self.spread.copy_(features.std(0, correction=0).clamp(min=floor.item()))
+
+    def calibration_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        state = {"weight": self.weight, "centre": self.centre, "spread": self.spread}
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    @torch.no_grad()
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        for name, tensor in state.items():
+            getattr(self, name).copy_(tensor)
 
 
 class MoEAdaptorConfig(BypassConfig):
@@ -62,57 +136,32 @@ class MoEAdaptor(BypassEditor):
     def name(self) -> str:
         return "MoE adaptor" if self.config.level == "input" else "MoE adaptor, token-level"
 
-    def _calibrate(self, stream: EditStream) -> dict[str, Tensor]:
-        return {}
-
-    def _new_router(self, calibration: dict[str, Tensor]) -> Router:
+    def _new_router(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> Router:
         config = self.config
         per_token = config.level == "token"
         width = self.host.width if per_token else self.host.embedding_width
         return SoftmaxRouter(width, config.experts, config.top_k, per_token, config.seed)
 
-    def _prepare_experts(self) -> None:
-        adaptor = self.adaptor
-        if not len(adaptor.experts):
-            adaptor.experts.extend(self._new_expert(i + 1) for i in range(self.config.experts))
-        else:
-            adaptor.experts = nn.ModuleList(copy.deepcopy(expert) for expert in adaptor.experts)
+    def _renew_experts(self) -> nn.ModuleList:
+        known = self.adaptor.experts
+        number = range(1, self.config.experts + 1)
+        renewed = map(copy.deepcopy, known) if len(known) else map(self._new_expert, number)
+        self.adaptor.experts = nn.ModuleList(renewed)
+        return self.adaptor.experts
 
-    def _grow_router(self, features: Tensor, prompts: Tensor) -> None:
-        self.adaptor.router.grow(features, self.steps - 1, prompts)
+    def _expert_state(self, experts: Sequence[nn.Module]) -> dict[str, Tensor]:
+        return named("experts", nn.ModuleList(experts).state_dict())
 
-    def _trained_experts(self) -> list[nn.Parameter]:
-        return list(self.adaptor.experts.parameters())
-
-    def _trained_router(self) -> list[nn.Parameter]:
-        return list(self.adaptor.router.parameters())
-
-    def _training_routes(self, features: Tensor) -> Routes:
-        return self.adaptor.router.route(features)
-
-    def _router_loss(self, states: LayerStates) -> Tensor:
+    def _begin(self, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
         router = self.adaptor.router
-        assert isinstance(router, SoftmaxRouter)
+        router.grow(features, self.steps - 1, prompts)
         counted = None
         if router.per_token:  # padding at the end of a row is nobody's work
-            lengths = torch.tensor([len(s) for s in states.sequences], device=self.host.device)
-            places = torch.arange(states.hidden.shape[1], device=self.host.device)
-            counted = (places < lengths[:, None]).flatten()
-        return self.config.balance * router.balance_loss(counted)
-
-    # State
-
-    def step_state(self, step: int) -> dict[str, Tensor]:
-        if step == 0:
-            return self.adaptor.router.calibration_state()
-        after = self._after(step)
-        experts = nn.ModuleList(after.experts).state_dict()
-        return named("experts", experts) | named("router", after.router.tensors)
-
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
-        self._prepare_experts()
-        device = self.host.device
-        self.adaptor.experts.load_state_dict(tensors_of(state, "experts", device))
-        self.adaptor.router.load_step_state(step - 1, tensors_of(state, "router", device))
-        self._latest = self._made()
+            places = torch.arange(int(lengths.max()), device=lengths.device)
+            counted = (places < lengths[:, None]).flatten()  # (n * L,)
+        return Step(
+            experts=list(self._renew_experts().parameters()),
+            router=list(router.parameters()),
+            routes=lambda: router.route(features),
+            extra_loss=lambda: self.config.balance * router.balance_loss(counted),
+        )

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..edits import EditBatch, EditStream
 from ..host.encoding import TokenSequence
+from ..host.hooks import hung, on_output
 from .base import EditorConfig, OnStep, TrainingReport, train
 from .shared.reversible import HookedEditor
 from .shared.side_memory import (
@@ -269,13 +270,8 @@ class WISE(HookedEditor):
     def _projection_inputs(self, sequences: Sequence[TokenSequence]) -> ProjectionInputs:
         """What enters the projection of the unedited host."""
         host, inputs = self.host, []
-        handle = self.side.projection.register_forward_pre_hook(
-            lambda _module, args: inputs.append(args[0].float())
-        )
-        try:
+        with hung(on_output(self.side.projection, lambda x, _output: inputs.append(x.float()))):
             host.states(sequences, self.layer)
-        finally:
-            handle.remove()
         lengths = torch.tensor([len(s.prompt) for s in sequences], device=host.device)
         tokens = torch.arange(inputs[0].shape[1], device=host.device) < lengths[:, None]
         return ProjectionInputs(inputs[0], token_weights(tokens, self.config.activation))
@@ -300,7 +296,6 @@ class WISE(HookedEditor):
         least = torch.tensor(shard.least, dtype=torch.double)
         return {"values": shard.values, "least": least}
 
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
+    def _load(self, state: dict[str, Tensor]) -> None:
         shard, least = self._open_shard(), state["least"].item()
         self._keep(replace(shard, values=state["values"].to(self.host.device), least=least))

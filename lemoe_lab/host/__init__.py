@@ -4,7 +4,7 @@
 ``architectures``  where decoder layers, attention, FFN and norms are in a model
 ``feed_forward``   the matrices of an FFN of any kind
 ``hooks``          ``PromptGate``: decides once a prompt who answers it, however it is decoded
-``generation``     how a gate knows where the prompts of ``model.generate`` end
+``prompts``        where prompts end, in whatever way the model is called
 ``encoding``       prompts and targets as tokens; ``chat``, ``subjects``, ``token_places`` beside it
 ``decoding``       greedy answers, and when they end
 ``states``         batches run up to a layer once, and scores

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from .feed_forward import FFNView, named_arguments
+from .hooks import hung
 
 FFN_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
@@ -116,12 +117,8 @@ def captured_inputs(modules: Sequence[nn.Module]) -> Iterator[list[tuple[Tensor,
     def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
         captured.append(named_arguments(module, args, kwargs))
 
-    handles = [m.register_forward_pre_hook(remember, with_kwargs=True) for m in modules]
-    try:
+    with hung(*(m.register_forward_pre_hook(remember, with_kwargs=True) for m in modules)):
         yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def run_layer(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .hooks import Handles
+from .hooks import Hung, hung
 
 
 class PlainFFN(nn.Module):
@@ -64,7 +64,7 @@ class FFNView(PlainFFN):
 
     def register_forward_pre_hook(
         self, hook: Callable, *, with_kwargs: bool = False, **_: object
-    ) -> Handles:
+    ) -> Hung:
         def look(x: Tensor) -> None:
             hook(self, (x,), {}) if with_kwargs else hook(self, (x,))
 
@@ -72,7 +72,7 @@ class FFNView(PlainFFN):
 
     def register_forward_hook(
         self, hook: Callable, *, with_kwargs: bool = False, **_: object
-    ) -> Handles:
+    ) -> Hung:
         def replace(x: Tensor, output: Tensor) -> Tensor | None:
             return hook(self, (x,), {}, output) if with_kwargs else hook(self, (x,), output)
 
@@ -80,7 +80,7 @@ class FFNView(PlainFFN):
 
     def _follow(
         self, enter: Callable[[Tensor], None], leave: Callable[[Tensor, Tensor], Tensor | None]
-    ) -> Handles:
+    ) -> Hung:
         """Call ``enter(x)`` and ``leave(x, output)`` at the two ends of the FFN."""
         rows: list[torch.Size] = []  # (B, L) while the layer runs; OPT flattens them for its FFN
         inputs: list[Tensor] = []
@@ -102,7 +102,7 @@ class FFNView(PlainFFN):
             return None if changed is None else changed.reshape(output.shape)
 
         (layer,) = self._layer
-        return Handles(
+        return hung(
             layer.register_forward_pre_hook(layer_starts, with_kwargs=True),
             layer.register_forward_hook(layer_ends, always_call=True),
             self.first.register_forward_pre_hook(starts),

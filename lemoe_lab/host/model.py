@@ -31,7 +31,7 @@ from .decoding import LIMIT, LOOK_AHEAD, Continuation, Sentence, Verdict, Watch,
 from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
 from .fingerprint import Fingerprint
-from .hooks import seat_of
+from .prompts import seat_of
 from .states import LayerStates, Score, length_buckets, target_places
 from .surroundings import ordinarily, with_normal_tensors
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .architectures import find_attention
 from .feed_forward import FFNView
-from .hooks import Handles
+from .hooks import hung, on_output
 from .model import Host
 from .states import LayerStates, target_places
 
@@ -84,14 +84,10 @@ def only_at(ffn: nn.Module, places: Tensor) -> Iterator[None]:
     def pick(_module: nn.Module, args: tuple) -> tuple:
         return (args[0][places.to(args[0].device)][None], *args[1:])
 
-    def put_back(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> object:
-        some = output[0] if isinstance(output, tuple) else output  # (1, n, d)
+    def put_back(_x: Tensor, some: Tensor) -> Tensor:
         everywhere = some.new_zeros(*places.shape, some.shape[-1])
         everywhere[places.to(some.device)] = some.flatten(0, -2)
-        return (everywhere, *output[1:]) if isinstance(output, tuple) else everywhere
+        return everywhere
 
-    handles = Handles(ffn.register_forward_pre_hook(pick), ffn.register_forward_hook(put_back))
-    try:
+    with hung(ffn.register_forward_pre_hook(pick), on_output(ffn, put_back)):
         yield
-    finally:
-        handles.remove()

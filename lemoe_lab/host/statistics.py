@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .encoding import TokenSequence
+from .hooks import hung, on_output
 from .model import Host
 from .states import length_buckets
 
@@ -160,16 +162,11 @@ def recorded(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, tuple[Ten
     """The first input and the output of every module's latest call, by module."""
     calls: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def remember(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        calls[module] = (args[0], hidden)
+    def remember(module: nn.Module, x: Tensor, output: Tensor) -> None:
+        calls[module] = (x, output)
 
-    handles = [module.register_forward_hook(remember) for module in modules]
-    try:
+    with hung(*(on_output(module, partial(remember, module)) for module in modules)):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _file(host: Host, key: str) -> Path | None:

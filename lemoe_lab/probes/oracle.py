@@ -5,14 +5,41 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from .. import metrics
-from ..adaptor.routing import BYPASS, ConstantRouter
+from ..adaptor.routing import BYPASS, Router, Routes, single_routes
 from .collect import Sessions, labelled
 from .forgetting import measurements
 
 SUFFIX = ", oracle routing"
 ASKED = ("reliability", "generality")
+
+
+class ConstantRouter(Router):
+    """Sends every input to one expert, or to none: for asking what a single expert knows."""
+
+    def __init__(self, feature: str, expert: int) -> None:
+        super().__init__()
+        self.feature, self.expert = feature, expert
+
+    def route(self, features: Tensor) -> Routes:
+        expert = torch.full((len(features),), self.expert, device=features.device)
+        gate = features.new_full((len(features),), float(self.expert != BYPASS))
+        return single_routes(expert, gate)
+
+    def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
+        raise NotImplementedError("a constant router learns nothing")
+
+    def calibration_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def step_state(self, expert: int) -> dict[str, Tensor]:
+        return {}
+
+    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
+        raise NotImplementedError("a constant router learns nothing")
 
 
 def oracle(sessions: Sessions) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from ..edits import CalibrationFact, Edit, EditError
 from ..host import Host
 from ..host.architectures import ATTENTION_NAMES, find_attention
 from ..host.encoding import TokenSequence
+from ..host.hooks import hung, on_output
 from ..host.subjects import subject_span
 from .bootstrap import interval, mean
 
@@ -352,20 +353,8 @@ def _changed(changes: Mapping[nn.Module, Change]) -> Iterator[None]:
     A change that returns None leaves the output alone.
     """
 
-    def hook(change: Change, _module: nn.Module, _args: tuple, output: Tensor | tuple) -> object:
-        if not isinstance(output, tuple):
-            return change(output)
-        changed = change(output[0])
-        return None if changed is None else (changed, *output[1:])
-
-    handles = [
-        module.register_forward_hook(partial(hook, change)) for module, change in changes.items()
-    ]
-    try:
+    with hung(*(on_output(m, lambda _x, output, c=c: c(output)) for m, c in changes.items())):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

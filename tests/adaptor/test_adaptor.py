@@ -11,15 +11,9 @@ from torch import nn
 
 from lemoe_lab.adaptor.experts import Expert, LowRankExpert
 from lemoe_lab.adaptor.mixture import BypassMoE
-from lemoe_lab.adaptor.routing import (
-    BYPASS,
-    ConstantRouter,
-    Router,
-    Routes,
-    bypass_routes,
-    single_routes,
-)
+from lemoe_lab.adaptor.routing import BYPASS, Router, Routes, bypass_routes, single_routes
 from lemoe_lab.host.feed_forward import linears, sizes
+from lemoe_lab.probes.oracle import ConstantRouter
 
 LAYER = 4
 
@@ -184,7 +178,7 @@ def test_the_ffns_output_becomes_its_own_and_what_the_expert_adds(host, scale):
     ffn = host.ffn(LAYER)
     plain = ffn.register_forward_hook(see)
     try:
-        with adaptor.attached(host, LAYER):
+        with adaptor.attach(host, LAYER):
             after = ffn.register_forward_hook(see)
             logits(host, UNRELATED[:1])
             after.remove()
@@ -196,7 +190,7 @@ def test_the_ffns_output_becomes_its_own_and_what_the_expert_adds(host, scale):
 
 def test_the_route_hangs_on_the_mean_embedding_of_the_prompts_own_tokens(host):
     router = Listening("embedding")
-    with adaptor_of(Times(0.0), router=router).attached(host, LAYER):
+    with adaptor_of(Times(0.0), router=router).attach(host, LAYER):
         inputs = host.tokenizer([*UNRELATED, "It"], return_tensors="pt", padding=True)
         assert not inputs["attention_mask"].all()
         host.model(**inputs)
@@ -208,7 +202,7 @@ def test_the_route_hangs_on_the_mean_embedding_of_the_prompts_own_tokens(host):
 
 def test_the_route_hangs_on_the_ffns_input_at_the_last_token_of_the_prompt(host):
     router = Listening("state")
-    with adaptor_of(Times(0.0), router=router).attached(host, LAYER):
+    with adaptor_of(Times(0.0), router=router).attach(host, LAYER):
         host.score([UNRELATED[0]], ["a fence"])
         inputs = host.tokenizer(UNRELATED, return_tensors="pt", padding=True)
         host.model(**inputs)
@@ -221,7 +215,7 @@ def test_the_route_hangs_on_the_ffns_input_at_the_last_token_of_the_prompt(host)
 def test_a_route_is_decided_once_for_a_whole_generation(host):
     for feature in ("embedding", "state"):
         router = Listening(feature)
-        with adaptor_of(Times(0.0), router=router).attached(host, LAYER):
+        with adaptor_of(Times(0.0), router=router).attach(host, LAYER):
             host.generate(UNRELATED[0], max_new_tokens=5)
             host.generate(UNRELATED[1], max_new_tokens=5)
         assert len(router.asked) == 2
@@ -230,7 +224,7 @@ def test_a_route_is_decided_once_for_a_whole_generation(host):
 def test_an_adaptor_without_experts_asks_no_router_for_states(host):
     router = Listening("state")
     before = logits(host, UNRELATED)
-    with adaptor_of(router=router).attached(host, LAYER):
+    with adaptor_of(router=router).attach(host, LAYER):
         assert same(logits(host, UNRELATED), before)
     assert router.asked == []
 
@@ -238,7 +232,7 @@ def test_an_adaptor_without_experts_asks_no_router_for_states(host):
 def test_pinned_routes_hold_until_the_block_ends(host):
     adaptor = adaptor_of(Times(5.0))
     plain = logits(host, UNRELATED)
-    with adaptor.attached(host, LAYER):
+    with adaptor.attach(host, LAYER):
         edited = logits(host, UNRELATED)
         assert not same(edited, plain)
         with adaptor.pinned(bypass_routes(1)):
@@ -253,7 +247,7 @@ def test_pinned_routes_hold_until_the_block_ends(host):
 
 def test_pins_come_off_after_an_error(host):
     adaptor = adaptor_of(Times(5.0))
-    with adaptor.attached(host, LAYER):
+    with adaptor.attach(host, LAYER):
         edited = logits(host, UNRELATED)
         with pytest.raises(ZeroDivisionError), adaptor.pinned(None):
             _ = 1 / 0

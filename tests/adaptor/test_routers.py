@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from lemoe_lab.adaptor.anchors import Threshold
 from lemoe_lab.adaptor.routing import (
     BYPASS,
-    ConstantRouter,
     KVAnchorRouter,
     Router,
     Routes,
     ScopedRouter,
-    SoftmaxRouter,
     bypass_routes,
 )
+from lemoe_lab.editors.moe_adaptor import SoftmaxRouter
+from lemoe_lab.probes.oracle import ConstantRouter
 
 WIDTH = 6
 RISING = Threshold(torch.tensor([0.9, 0.6, 0.2], dtype=torch.double), rank=2.0, anchors=4)

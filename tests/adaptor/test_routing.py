@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from lemoe_lab import Edit
 from lemoe_lab.adaptor.anchors import AnchorMemory, Threshold
 from lemoe_lab.adaptor.calibration import CalibrationSet, rival_similarities, similarity_threshold
-from lemoe_lab.adaptor.routing import KVAnchorRouter, ScopedRouter, SoftmaxRouter
+from lemoe_lab.adaptor.routing import KVAnchorRouter, ScopedRouter
+from lemoe_lab.editors.moe_adaptor import SoftmaxRouter
 from lemoe_lab.edits import EditBatch
 from lemoe_lab.host.identity import prompt_numbers
 

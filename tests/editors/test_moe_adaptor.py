@@ -9,8 +9,8 @@ import torch
 from helpers import digest, prompts_of
 
 from lemoe_lab import EditSession
-from lemoe_lab.adaptor.routing import SoftmaxRouter
 from lemoe_lab.editors import ConfigError, MoEAdaptor
+from lemoe_lab.editors.moe_adaptor import SoftmaxRouter
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from torch import nn
 from lemoe_lab import EditSession, EditStream, datasets, load_host
 from lemoe_lab.adaptor.experts import Expert, LowRankExpert
 from lemoe_lab.adaptor.mixture import BypassMoE
-from lemoe_lab.adaptor.routing import BYPASS, ConstantRouter, single_routes
+from lemoe_lab.adaptor.routing import BYPASS, single_routes
 from lemoe_lab.editors import FineTune, LEMoE
 from lemoe_lab.host import Host
 from lemoe_lab.host.architectures import run_layer
@@ -32,6 +32,7 @@ from lemoe_lab.host.encoding import TokenSequence
 from lemoe_lab.host.feed_forward import is_mixture, linears, sizes, standalone
 from lemoe_lab.host.reuse import spared
 from lemoe_lab.host.states import target_places
+from lemoe_lab.probes.oracle import ConstantRouter
 from lemoe_lab.probes.tracing import attention
 
 WINDOW = 8  # tokens; shorter than most prompts
@@ -155,7 +156,7 @@ def test_an_attached_adaptor_changes_no_bit_until_it_learns(random):
     for expert in new_born:
         adaptor = BypassMoE(ConstantRouter("state", 0))
         adaptor.experts.append(expert)
-        with adaptor.attached(random, LAYER):
+        with adaptor.attach(random, LAYER):
             assert same(logits(random, UNRELATED), before[2])
             assert (adaptor.routes.expert == 0).all()  # it was asked
             list(adaptor.parameters())[-1].data.normal_()

@@ -11,7 +11,8 @@ from helpers import traces
 from torch import Tensor
 from transformers import DynamicCache
 
-from lemoe_lab.host.hooks import PromptGate, last_of
+from lemoe_lab.host.hooks import PromptGate
+from lemoe_lab.host.prompts import last_of
 
 LAYER = 3
 

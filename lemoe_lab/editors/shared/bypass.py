@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from ...host.identity import prompt_numbers
 from ...host.reuse import Kept, reused
 from ...host.states import LayerStates
 from ...host.surroundings import ordinarily
-from ..base import EditorConfig, OnStep, TrainingReport, train, two_thirds_up
+from ..base import EditorConfig, OnStep, TrainingReport, named, tensors_of, train, two_thirds_up
 from .reversible import HookedEditor
 
 
@@ -62,33 +62,38 @@ class BypassConfig(EditorConfig):
         return self
 
 
+@dataclass(frozen=True)
+class Step:
+    """How one batch is learned.
+
+    ``experts`` and ``router`` are the parameters that train, each with its own learning rate;
+    ``routes`` gives the routes (n) of the batch's prompts at an optimiser step, and ``extra_loss``
+    what is added to the cross-entropy of their targets.
+    """
+
+    experts: list[nn.Parameter]
+    router: list[nn.Parameter]
+    routes: Callable[[], Routes]
+    extra_loss: Callable[[], Tensor | float] = float
+
+
 @dataclass(frozen=True, eq=False)
-class RouterState:
-    """What one step left in the router: what it added, and copies of what every step replaces."""
+class Made:
+    """What a batch made; step 0 is the state before the first one.
 
-    tensors: dict[str, Tensor]
-
-    def buffers(self) -> Iterator[Tensor]:
-        """All tensors that are held here."""
-        return iter(self.tensors.values())
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """What one step made; step 0 is the state before the first batch.
-
-    After a step there are its own experts and, if experts are frozen, those of all earlier steps.
+    ``router`` holds what it added there and copies of what every batch replaces; ``experts`` are
+    its own if batches have experts of their own, else all.
     """
 
     step: int
-    router: RouterState
+    router: dict[str, Tensor]
     experts: tuple[Expert | LowRankExpert, ...]
 
 
 class BypassEditor(HookedEditor):
     """An editor that trains a :class:`~lemoe_lab.adaptor.mixture.BypassMoE`, no weight of the host.
 
-    A method says what its router is, how the experts grow with a batch, and its loss.
+    A method says what its router is, which experts a batch trains, and what its loss adds.
     """
 
     config: BypassConfig
@@ -96,36 +101,24 @@ class BypassEditor(HookedEditor):
     # What a method decides
 
     @abstractmethod
-    def _calibrate(self, stream: EditStream) -> dict[str, Tensor]:
-        """What the router needs before the first batch."""
+    def _new_router(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> Router:
+        """The router before the first batch, calibrated for the stream or as it was saved."""
 
     @abstractmethod
-    def _new_router(self, calibration: dict[str, Tensor]) -> Router:
-        """The router before the first batch."""
+    def _renew_experts(self) -> Sequence[nn.Module]:
+        """Make and return the experts that the next batch trains; never change one in place."""
 
     @abstractmethod
-    def _prepare_experts(self) -> None:
-        """Make the experts that the next batch trains; never change one in place."""
+    def _expert_state(self, experts: Sequence[nn.Module]) -> dict[str, Tensor]:
+        """The tensors of the experts that a batch made, as they are called in its state."""
 
     @abstractmethod
-    def _grow_router(self, features: Tensor, prompts: Tensor) -> None:
-        """Make room for the next batch, whose prompts have these features (n, d) and numbers."""
+    def _begin(self, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
+        """Grow by a batch.
 
-    @abstractmethod
-    def _trained_experts(self) -> list[nn.Parameter]:
-        """Parameters of experts that the current batch trains."""
-
-    @abstractmethod
-    def _trained_router(self) -> list[nn.Parameter]:
-        """Parameters of the router that the current batch trains."""
-
-    @abstractmethod
-    def _training_routes(self, features: Tensor) -> Routes:
-        """Routes of the batch's prompts at this training step."""
-
-    def _router_loss(self, states: LayerStates) -> Tensor | float:
-        """What is added to the cross-entropy of the targets."""
-        return 0.0
+        Its prompts have these features (n, d) and numbers (n,), and with their targets these
+        lengths in tokens (n,).
+        """
 
     # Life
 
@@ -134,66 +127,9 @@ class BypassEditor(HookedEditor):
         return two_thirds_up(self.host, self.config.layer)
 
     def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
-        if calibration is None:
-            calibration = self._calibrate(stream)
-        self.adaptor = BypassMoE(self._new_router(calibration), self.config.scale)
+        self.adaptor = BypassMoE(self._new_router(stream, calibration), self.config.scale)
         self.adaptor.to(self.host.device)
         self._detach = self.adaptor.attach(self.host, self.layer, self._applied)
-        self._latest = self._made()
-
-    # Editing
-
-    def _learn(
-        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
-    ) -> TrainingReport:
-        with self.disabled():
-            states = self.host.states(sequences, self.layer)
-        features = self.features(states)
-        self._prepare_experts()
-        self._grow_router(features, prompt_numbers(self.host, batch))
-        losses = self._train(states, features, on_step)
-        with torch.no_grad():
-            routes = self._training_routes(features)
-        self._latest = self._made()
-        return TrainingReport(losses, routes.expert[:, 0].tolist())
-
-    def _train(self, states: LayerStates, features: Tensor, on_step: OnStep | None) -> list[float]:
-        config, host = self.config, self.host
-        ids = host.target_ids(states.sequences)
-        kept: Kept = {}
-
-        def loss_of() -> Tensor:
-            routes = self._training_routes(features)
-            with self.scoring(routes), reused(host, states, self.layer, kept):
-                hidden = host.finish(states, self.layer)
-            loss = F.cross_entropy(host.target_logits(hidden, states.sequences), ids)
-            return loss + self._router_loss(states)
-
-        rate = config.learning_rate
-        router_rate = rate if config.router_learning_rate is None else config.router_learning_rate
-        groups = [(self._trained_experts(), rate), (self._trained_router(), router_rate)]
-        return train(groups, loss_of, config.steps, config.loss_threshold, on_step)
-
-    def _made(self) -> Snapshot:
-        """What the step that ends now made."""
-        router = RouterState(self.adaptor.router.step_state(self.steps - 1))
-        experts = self.adaptor.experts
-        return Snapshot(self.steps, router, tuple(experts[self._first_expert(self.steps) :]))
-
-    def _first_expert(self, step: int) -> int:
-        """Where the experts that a step made begin."""
-        return max(0, step - 1) if self.experts_frozen else 0
-
-    def _snapshot(self) -> Snapshot:
-        return self._latest
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        router, experts = self.adaptor.router, self.adaptor.experts
-        router.forget(snapshot.step - 1)
-        router.load_step_state(snapshot.step - 1, snapshot.router.tensors)
-        del experts[self._first_expert(snapshot.step) :]
-        experts.extend(snapshot.experts)
-        self._latest = snapshot
 
     def _new_expert(self, number: int) -> Expert | LowRankExpert:
         config, ffn = self.config, self.host.ffn(self.layer)
@@ -201,6 +137,69 @@ class BypassEditor(HookedEditor):
         if config.expert_rank is not None:
             return LowRankExpert(ffn, config.expert_rank, seed)
         return Expert(ffn, config.intermediate, seed)
+
+    # Learning
+
+    def _learn(
+        self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
+    ) -> TrainingReport:
+        with self.disabled():
+            states = self.host.states(sequences, self.layer)
+        lengths = torch.tensor([len(s) for s in sequences], device=self.host.device)
+        step = self._begin(self.features(states), prompt_numbers(self.host, batch), lengths)
+        losses = self._train(step, states, on_step)
+        with torch.no_grad():
+            routes = step.routes()
+        return TrainingReport(losses, routes.expert[:, 0].tolist())
+
+    def _train(self, step: Step, states: LayerStates, on_step: OnStep | None) -> list[float]:
+        """AdamW on the cross-entropy of the targets and what the method adds."""
+        config, host = self.config, self.host
+        ids = host.target_ids(states.sequences)
+        kept: Kept = {}
+
+        def loss_of() -> Tensor:
+            routes = step.routes()
+            with self.scoring(routes), reused(host, states, self.layer, kept):
+                hidden = host.finish(states, self.layer)  # (n, L, d)
+            loss = F.cross_entropy(host.target_logits(hidden, states.sequences), ids)
+            return loss + step.extra_loss()
+
+        rate = config.learning_rate
+        router_rate = rate if config.router_learning_rate is None else config.router_learning_rate
+        groups = [(step.experts, rate), (step.router, router_rate)]
+        return train(groups, loss_of, config.steps, config.loss_threshold, on_step)
+
+    # Back and forth
+
+    def _first_expert(self, step: int) -> int:
+        """Where the experts that a step made begin."""
+        return max(0, step - 1) if self.experts_frozen else 0
+
+    def _snapshot(self) -> Made:
+        router = self.adaptor.router.step_state(self.steps - 1)
+        return Made(
+            self.steps, router, tuple(self.adaptor.experts[self._first_expert(self.steps) :])
+        )
+
+    def _restore(self, snapshot: Made) -> None:
+        router, experts = self.adaptor.router, self.adaptor.experts
+        router.forget(snapshot.step - 1)
+        router.load_step_state(snapshot.step - 1, snapshot.router)
+        del experts[self._first_expert(snapshot.step) :]
+        experts.extend(snapshot.experts)
+
+    def step_state(self, step: int) -> dict[str, Tensor]:
+        if step == 0:
+            return self.adaptor.router.calibration_state()
+        made = self._after(step)
+        return self._expert_state(made.experts) | named("router", made.router)
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        device = self.host.device
+        for name, tensor in self._expert_state(self._renew_experts()).items():
+            tensor.copy_(state[name])
+        self.adaptor.router.load_step_state(self.steps - 1, tensors_of(state, "router", device))
 
     # Routes
 
@@ -222,12 +221,8 @@ class BypassEditor(HookedEditor):
     def routes(self, features: Tensor) -> Routes:
         return self.adaptor.router.route(features)
 
-    @contextmanager
-    def scoring(self, routes: Routes | None) -> Iterator[None]:
-        with self.adaptor.pinned(routes):
-            yield
+    def scoring(self, routes: Routes) -> AbstractContextManager[None]:
+        return self.adaptor.pinned(routes)
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        with self.adaptor.pinned(None):
-            yield
+    def disabled(self) -> AbstractContextManager[None]:
+        return self.adaptor.muted()

@@ -12,9 +12,10 @@ and its input: the two factors that the networks transform.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from ...edits import CalibrationFact
 from ...host import Host
 from ...host.encoding import TokenSequence
+from ...host.hooks import hung, on_output
 from ...host.states import LayerStates
 from .gradients import edit_losses, keys_and_gradients
 from .weights import matrix
@@ -156,20 +158,13 @@ def added(linears: Mapping[str, nn.Module], changes: Mapping[str, Tensor]) -> It
     Rows of a forward pass (B, L, in) belong to the groups of ``changes`` (G, out, in) in order.
     """
 
-    def change_of(name: str) -> Callable[..., Tensor]:
-        def add(_module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-            change = changes[name]
-            x = args[0].float().unflatten(0, (len(change), -1))  # (G, B / G, L, in)
-            return output + (x @ change.mT[:, None]).flatten(0, 1).to(output.dtype)
+    def add(name: str, x: Tensor, output: Tensor) -> Tensor:
+        change = changes[name]
+        groups = x.float().unflatten(0, (len(change), -1))  # (G, B / G, L, in)
+        return output + (groups @ change.mT[:, None]).flatten(0, 1).to(output.dtype)
 
-        return add
-
-    handles = [m.register_forward_hook(change_of(name)) for name, m in linears.items()]
-    try:
+    with hung(*(on_output(module, partial(add, name)) for name, module in linears.items())):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 # Training

@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ...edits import EditStream
-from ...host.hooks import Prompt, PromptGate, last_of
+from ...host.hooks import PromptGate
+from ...host.prompts import Prompt, last_of
 from ..base import EditorConfig, two_thirds_up
 from .reversible import HookedEditor
 

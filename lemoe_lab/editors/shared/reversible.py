@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -11,23 +12,24 @@ from ...adaptor.routing import BYPASS
 from ...edits import EditBatch, EditStream
 from ...host import Host
 from ...host.encoding import TokenSequence
-from ...host.hooks import Detach
+from ...host.hooks import Hung
 from ...host.surroundings import learning, ordinarily, ordinary
 from ..base import Editor, OnStep, TrainingReport, encode_batch
 
 
 class ReversibleEditor(Editor):
-    """An editor that keeps a snapshot from before every batch.
+    """An editor that keeps a snapshot from after every batch.
 
     A method says how it hangs on the host, how it learns a batch, and what a snapshot of it is.
-    Snapshots are never changed in place.
+    Snapshots are never changed in place; each may hold what its batch made and no more, the others
+    being there too.
     """
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         self._host: Host | None = None
-        self._history: list = []  # before every applied batch
-        self._undone: list = []
+        self._steps = 0
+        self._snapshots: list = []  # after 0, 1, ... batches; those past `steps` were taken back
         self._learned: dict[int, int] = {}  # by step, which of all batches ever learned it was
 
     # What a method decides
@@ -47,6 +49,10 @@ class ReversibleEditor(Editor):
         """Learn a batch; ``steps`` counts it already. If this raises, the snapshot is restored."""
 
     @abstractmethod
+    def _load(self, state: dict[str, Tensor]) -> None:
+        """Apply the ``step_state`` of a batch in place of learning it; ``steps`` counts it."""
+
+    @abstractmethod
     def _snapshot(self) -> object:
         """What :meth:`_restore` needs to bring the present state back, bit for bit."""
 
@@ -64,7 +70,12 @@ class ReversibleEditor(Editor):
 
     @property
     def steps(self) -> int:
-        return len(self._history)
+        return self._steps
+
+    @property
+    def redoable(self) -> int:
+        """How many batches :meth:`redo` can bring back."""
+        return len(self._snapshots) - 1 - self._steps
 
     @property
     def version(self) -> Hashable:
@@ -80,10 +91,11 @@ class ReversibleEditor(Editor):
     ) -> None:
         host.claim(self)
         self._host = host
-        self._history, self._undone, self._learned = [], [], {}
+        self._steps, self._snapshots, self._learned = 0, [], {}
         try:
             with ordinary(host.model, learning=True):
                 self._hang_on(stream, calibration)
+                self._snapshots.append(self._snapshot())
         except BaseException:
             self.detach()
             raise
@@ -98,33 +110,46 @@ class ReversibleEditor(Editor):
     @learning
     def edit(self, batch: EditBatch, on_step: OnStep | None = None) -> TrainingReport:
         sequences = encode_batch(self.host, batch)
-        self._history.append(self._snapshot())
-        try:
+        with self._next_step():
             report = self._learn(batch, sequences, on_step)
-        except BaseException:
-            self._restore(self._history.pop())
-            raise
-        self._undone.clear()
         self._learned[self.steps] = max(self._learned.values(), default=0) + 1
         return report
 
+    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
+        with self._next_step():
+            self._load(state)
+
+    @contextmanager
+    def _next_step(self) -> Iterator[None]:
+        """Keep what the block makes of the next batch; if it raises, nothing of that remains."""
+        self._steps += 1
+        try:
+            yield
+            made = self._snapshot()
+        except BaseException:
+            self._go_to(self._steps - 1)
+            raise
+        self._snapshots[self._steps :] = [made]
+
+    def _go_to(self, step: int) -> None:
+        self._steps = step
+        self._restore(self._snapshots[step])
+
     @ordinarily
     def undo(self) -> None:
-        if not self._history:
+        if not self._steps:
             raise RuntimeError("nothing to undo: no batch is applied")
-        self._undone.append(self._snapshot())
-        self._restore(self._history.pop())
+        self._go_to(self._steps - 1)
 
     @ordinarily
     def redo(self) -> None:
-        if not self._undone:
+        if not self.redoable:
             raise RuntimeError("nothing to redo: no batch was taken back")
-        self._history.append(self._snapshot())
-        self._restore(self._undone.pop())
+        self._go_to(self._steps + 1)
 
     def _after(self, step: int) -> object:
         """The snapshot from right after batch ``step``."""
-        return self._history[step] if step < self.steps else self._snapshot()
+        return self._snapshots[step]
 
 
 class HookedEditor(ReversibleEditor):
@@ -135,7 +160,7 @@ class HookedEditor(ReversibleEditor):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        self._detach: Detach | None = None
+        self._detach: Hung | None = None
 
     def changed_tensors(self) -> tuple[str, ...]:
         return ()

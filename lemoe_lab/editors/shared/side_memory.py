@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...host import Host
-from ...host.hooks import Detach, Prompt, PromptGate, last_tokens
+from ...host.hooks import Hung, PromptGate
+from ...host.prompts import Prompt, last_tokens
 
 Activation = Literal["mean", "last"]
 
@@ -125,7 +126,7 @@ class SideMemories:
         self.routes: Tensor | None = None
         self._gate = PromptGate(self._decide, self._answer, self._version)
 
-    def attach(self) -> Detach:
+    def attach(self) -> Hung:
         """Hang on the host; calling the result takes everything off without trace."""
         return self._gate.attach(self.host.model, self.host.decoder, self.projection)
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ...edits import Edit, EditBatch
 from ...host import Host
 from ...host.encoding import TokenSequence
+from ...host.hooks import hung, on_output
 from ...host.states import LayerStates
 from ...host.statistics import TextSample, recorded
 from ...host.subjects import edit_subject_span, subject_span
@@ -281,14 +282,9 @@ def _losses(
 def shifted(module: nn.Module, tokens: Tensor, shift: Tensor) -> Iterator[None]:
     """Add ``shift`` (B, d) to the module's output (B, L, d) at one token (B,) of every row."""
 
-    def add(_module: nn.Module, _args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-        hidden = output[0] if isinstance(output, tuple) else output
+    def add(_x: Tensor, output: Tensor) -> Tensor:
         rows = torch.arange(len(tokens), device=tokens.device)
-        moved = hidden.index_put((rows, tokens), shift.to(hidden.dtype), accumulate=True)
-        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+        return output.index_put((rows, tokens), shift.to(output.dtype), accumulate=True)
 
-    handle = module.register_forward_hook(add)
-    try:
+    with hung(on_output(module, add)):
         yield
-    finally:
-        handle.remove()

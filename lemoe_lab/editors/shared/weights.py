@@ -91,7 +91,7 @@ class WeightEditor(ReversibleEditor):
 
     def _earlier_memories(self) -> list[dict[str, Tensor]]:
         """While a batch is learned: :attr:`memory` after each earlier batch, the oldest first."""
-        return [snapshot.memory for snapshot in self._history[1:]]
+        return [snapshot.memory for snapshot in self._snapshots[1 : self.steps]]
 
     def _point_at(self, weights: dict[str, Tensor]) -> None:
         for name, tensor in weights.items():
@@ -131,8 +131,7 @@ class WeightEditor(ReversibleEditor):
         after = self._after(step)
         return named("weights", after.weights) | named("memory", after.memory)
 
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
+    def _load(self, state: dict[str, Tensor]) -> None:
         device = self.host.device
         self._restore(
             Overwritten(tensors_of(state, "weights", device), tensors_of(state, "memory", device))

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ...adaptor.anchors import AnchorMemory
-from ...adaptor.routing import BYPASS, KVAnchorRouter, Router, ScopedRouter, SoftmaxRouter
+from ...adaptor.routing import BYPASS, KVAnchorRouter, Router, ScopedRouter
 from ...editors import Editor
+from ...editors.moe_adaptor import SoftmaxRouter
 from ...edits import Edit
 from ...session import EditSession
 from ..common.history import expert_name
