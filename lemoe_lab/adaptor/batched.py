@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -27,36 +26,29 @@ ROOM = 64 * 2**20  # bytes that their copied weights may take
 Answer = tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]  # who, rows, their gates
 
 
-@dataclass
-class Dispatch:
-    """Every expert that answers, with its rows (None: all of them) and their gates."""
-
-    routes: Routes
-    answers: list[Answer]
-    at_once: list[Answer] | None = None  # the same for rows of one token
-
-
 class Dispatcher:
-    """Keeps a dispatch as long as its routes hold: while decoding that is for every token."""
+    """Keeps who answers which rows as long as routes hold: while decoding, for every token."""
 
     def __init__(self) -> None:
-        self._known: Dispatch | None = None
+        self.forget()
 
     def forget(self) -> None:
         """Experts may have changed under the same routes."""
-        self._known = None
+        self._routes: Routes | None = None
+        self._answers: list[Answer] = []
+        self._at_once: list[Answer] | None = None  # the same for rows of one token
 
     def answers(self, experts: nn.ModuleList, routes: Routes, x: Tensor) -> list[Answer]:
         """Who answers which rows of x (N, ..., d); one by one, or all at once if that is faster."""
-        if self._known is None or self._known.routes is not routes:
-            self._known = Dispatch(routes, list(dispatched(experts, routes, x.device)))
-        known = self._known
+        if self._routes is not routes:
+            self.forget()
+            self._routes, self._answers = routes, list(dispatched(experts, routes, x.device))
         decoding = x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()
-        if not decoding or len(known.answers) < SEVERAL:
-            return known.answers
-        if known.at_once is None:
-            known.at_once = all_at_once(known.answers, x)
-        return known.at_once
+        if not decoding or len(self._answers) < SEVERAL:
+            return self._answers
+        if self._at_once is None:
+            self._at_once = all_at_once(self._answers, x)
+        return self._at_once
 
 
 def dispatched(experts: nn.ModuleList, routes: Routes, device: torch.device) -> Iterator[Answer]:

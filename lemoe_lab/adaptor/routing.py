@@ -100,19 +100,20 @@ class Router(nn.Module, ABC):
     def calibration_state(self) -> dict[str, Tensor]:
         """The tensors that are there before the first batch."""
 
-    @abstractmethod
     def step_state(self, expert: int) -> dict[str, Tensor]:
         """Copies of what the batch of ``expert``, the last one learned, left here; -1: none was."""
+        return self.memory.state(expert)
 
-    @abstractmethod
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         """Grow by the tensors of :meth:`step_state`."""
+        self.memory.load(expert, state)
 
     def forget(self, expert: int) -> None:
         """Drop what the batches of ``expert`` and of later ones added.
 
         What every batch replaces stays; :meth:`load_step_state` brings that back.
         """
+        self.memory.forget(expert)
 
 
 class KVAnchorRouter(Router):
@@ -215,19 +216,19 @@ class KVAnchorRouter(Router):
         if 0 <= expert < len(self.keys):
             trained["key"] = self.keys[expert]
         copies = {name: tensor.detach().clone() for name, tensor in trained.items()}
-        return copies | self.memory.state(expert)
+        return copies | super().step_state(expert)
 
     @torch.no_grad()
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         if "key" in state:
             self._add_key(state["key"].clone())
-        self.memory.load(expert, state)
+        super().load_step_state(expert, state)
         self.down.copy_(state["down"])
         self.up.copy_(state["up"])
 
     def forget(self, expert: int) -> None:
         self.keys = nn.ParameterList(list(self.keys)[: max(0, expert)])
-        self.memory.forget(expert)
+        super().forget(expert)
 
 
 class ScopedRouter(Router):
@@ -272,12 +273,3 @@ class ScopedRouter(Router):
 
     def calibration_state(self) -> dict[str, Tensor]:
         return {"centre": self.centre, "projection": self.projection} | self.bypass.state()
-
-    def step_state(self, expert: int) -> dict[str, Tensor]:
-        return self.memory.state(expert)
-
-    def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
-        self.memory.load(expert, state)
-
-    def forget(self, expert: int) -> None:
-        self.memory.forget(expert)

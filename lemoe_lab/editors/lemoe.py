@@ -90,40 +90,27 @@ class LEMoE(BypassEditor):
         elif config.rehearse_anchors and config.bypass:
             name = "LEMoE KV anchor"
         else:
-            extras = [
-                word
-                for word, on in (
-                    ("centred", config.centre and not config.rehearse_anchors),
-                    ("rehearsed", config.rehearse_anchors),
-                    ("bypass", config.bypass),
-                )
-                if on
-            ]
-            name = "LEMoE KV anchor, " + (" + ".join(extras) or "literal")
-        return (
-            name
-            if config.insert
-            else f"{name}, one expert".removeprefix("LEMoE KV anchor, literal, ")
-        )
+            switches = {
+                "centred": config.centre and not config.rehearse_anchors,
+                "rehearsed": config.rehearse_anchors,
+                "bypass": config.bypass,
+            }
+            on = " + ".join(word for word, is_on in switches.items() if is_on)
+            name = f"LEMoE KV anchor, {on or 'literal'}"
+        if config.insert:
+            return name
+        return f"{name}, one expert".removeprefix("LEMoE KV anchor, literal, ")
 
     # Before the first batch
 
     def _new_router(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> Router:
-        config, host = self.config, self.host
-        known = Calibration.of_state(calibration) if calibration else self._calibrated(stream)
+        config, saved = self.config, calibration
+        known = self._calibrated(stream) if saved is None else Calibration.of_state(saved)
+        centre, threshold = known.centre, known.threshold
         if config.routing == "scoped":
-            assert known.centre is not None and known.projection is not None
-            return ScopedRouter(
-                known.centre, known.projection, known.threshold, one_expert=not config.insert
-            )
-        return KVAnchorRouter(
-            host.embedding_width,
-            config.value_width,
-            config.seed,
-            known.centre,
-            config.centre,
-            known.threshold,
-        )
+            return ScopedRouter(centre, known.projection, threshold, not config.insert)
+        width, size = self.host.embedding_width, config.value_width
+        return KVAnchorRouter(width, size, config.seed, centre, config.centre, threshold)
 
     def _calibrated(self, stream: EditStream) -> Calibration:
         """Centre, projection and threshold, as far as the settings need them."""

@@ -93,6 +93,9 @@ class SoftmaxRouter(Router):
         for name, tensor in state.items():
             getattr(self, name).copy_(tensor)
 
+    def forget(self, expert: int) -> None:
+        """Every batch replaces all that is here."""
+
 
 class MoEAdaptorConfig(BypassConfig):
     """Settings of the conventional adaptor, beside those of every adaptor.

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .prompts import SEVERAL_TEXTS, UNDECIDED, Generation, Kept, Prompt, seat_of
+from .prompts import SEVERAL_TEXTS, UNDECIDED, Generation, Kept, Prompt, ends, seat_of
 
 PACKED = ("cu_seq_lens_q", "block_table", "read_index", "write_index")  # several texts in one row
 
@@ -183,25 +183,14 @@ class PromptGate:
             kept = Kept.in_cache(cache, self._name)
             self._now.current = Pass(None, kept.going_on(self.version(), *inputs.shape[:2]))
         else:
-            self._now.current = self._first_pass(inputs, kwargs.get("attention_mask"))
+            prompt = Prompt.of_pass(inputs, kwargs.get("attention_mask"), self._seat.prompt_lengths)
+            self._now.current = Pass(prompt, Kept(self.version(), len(inputs)))
 
     def _ends(self, _decoder: nn.Module, _args: tuple, output: object) -> None:
         """Keep with the cache what was decided for it."""
         current, self._now.current = self._now.current, None
         if current is not None and current.kept.decision is not UNDECIDED:
             current.kept.stay_with(output, self._name)
-
-    def _first_pass(self, inputs: Tensor, mask: object) -> Pass:
-        """A pass that nobody but its arguments tells about."""
-        rows, length = inputs.shape[:2]
-        if self._seat.prompt_lengths is not None:
-            places = torch.arange(length, device=inputs.device)
-            prompt = places < self._seat.prompt_lengths[:, None]
-        elif isinstance(mask, Tensor) and mask.shape == (rows, length):
-            prompt = mask.bool()
-        else:
-            prompt = torch.ones(rows, length, dtype=torch.bool, device=inputs.device)
-        return Pass(Prompt(prompt, inputs), Kept(self.version(), rows))
 
     def _generated_pass(self, inputs: Tensor, seen: int, kwargs: dict) -> Pass:
         """A pass inside ``model.generate``: the prompt's places in it, and its decision."""
@@ -260,9 +249,5 @@ class PromptGate:
         return current.prompt, current.kept.decision
 
     def _at(self, x: Tensor) -> Prompt:
-        """Where prompts end in rows that run through the layers alone."""
-        lengths = self._seat.prompt_lengths
-        places = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
-        if lengths is None or len(lengths) != len(x):
-            return Prompt(places >= 0)
-        return Prompt(places < lengths.to(x.device)[:, None])
+        """The prompts of rows that run through the layers alone."""
+        return Prompt(ends(x, self._seat.prompt_lengths))

@@ -34,6 +34,18 @@ class Prompt:
     begins: int = 0  # how many tokens of the prompt came before
     whole: Tensor | None = None  # (B, P), the mask of the whole prompt, if this is a part
 
+    @classmethod
+    def of_pass(cls, inputs: Tensor, mask: object, lengths: Tensor | None) -> Prompt:
+        """What is prompt in a pass that nobody but its arguments tells about.
+
+        ``lengths`` are those of the prompts that are being scored; else all that ``mask`` (B, L)
+        shows is prompt.
+        """
+        shown = isinstance(mask, Tensor) and mask.shape == inputs.shape[:2]
+        if lengths is None and shown:
+            return cls(mask.bool(), inputs)
+        return cls(ends(inputs, lengths), inputs)
+
     @property
     def last(self) -> Tensor:
         """The place in this pass of the last prompt token of every row, (B,).
@@ -43,6 +55,14 @@ class Prompt:
         if self.whole is None:
             return last_tokens(self.mask)
         return last_tokens(self.whole) - self.begins
+
+
+def ends(rows: Tensor, lengths: Tensor | None) -> Tensor:
+    """The mask (B, L) of prompts of these lengths (B,) in rows (B, L, ...); None: all is prompt."""
+    places = torch.arange(rows.shape[1], device=rows.device).expand(len(rows), -1)
+    if lengths is None or len(lengths) != len(rows):
+        return places >= 0
+    return places < lengths.to(rows.device)[:, None]
 
 
 def last_tokens(mask: Tensor) -> Tensor:

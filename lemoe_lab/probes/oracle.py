@@ -41,6 +41,9 @@ class ConstantRouter(Router):
     def load_step_state(self, expert: int, state: dict[str, Tensor]) -> None:
         raise NotImplementedError("a constant router learns nothing")
 
+    def forget(self, expert: int) -> None:
+        """There is nothing."""
+
 
 def oracle(sessions: Sessions) -> pd.DataFrame:
     """Measurements after the last step with routes that know the answer.

@@ -149,13 +149,6 @@ def test_one_expert_for_all_rows_and_one_per_row_add_alike(length):
     torch.testing.assert_close(each, alone)
 
 
-def test_batches_without_an_expert_of_their_own_share_the_last_one():
-    adaptor = adaptor_of(Times(1.0), Times(2.0))
-    x = torch.randn(3, 1, 2)
-    routes = single_routes(torch.tensor([0, 1, 7]), torch.ones(3))
-    torch.testing.assert_close(adaptor.combine(x, x, routes)[1:], 3 * x[1:])
-
-
 def test_new_routes_for_rows_of_the_same_shape_are_followed():
     adaptor = adaptor_of(Times(1.0), Times(2.0))
     x = torch.randn(2, 1, 2)
