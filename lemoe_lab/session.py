@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from . import editors, evaluation, metrics
 from .checking import check_batch, check_stream
-from .editors.base import Editor, OnStep, TrainingReport
+from .editors.base import ConfigError, Editor, OnStep, TrainingReport
 from .edits import Edit, EditError, EditStream
 from .files.export import export_session
 from .files.recording import (
@@ -385,7 +385,11 @@ class EditSession:
         if difference := host.encoding.difference(encoding):
             raise RunError(f"the run {folder} {difference}; leave out host=, or load it like that")
         session = cls.__new__(cls)
-        editor = getattr(editors, config["editor"]["class"])(**config["editor"]["settings"])
+        try:
+            kind = editors.by_name(config["editor"]["class"])
+        except ConfigError as error:
+            raise RunError(f"the run {folder} cannot go on: {error}") from error
+        editor = kind(**config["editor"]["settings"])
         session.host, session.editor, session.progress = host, editor, True
         session.immediate = tuple(config["immediate"])
         session.stream = EditStream.model_validate(config["stream"])

@@ -11,8 +11,10 @@ from .loc_ft import LocFT, LocFTConfig
 from .memit import MEMIT, MEMITConfig
 from .mend import MEND, MENDConfig
 from .moe_adaptor import MoEAdaptor, MoEAdaptorConfig
-from .presets import COMPARED, PRESETS, preset, preset_settings
+from .presets import COMPARED, PRESETS, by_name, preset, preset_colours, preset_settings
 from .rome import ROME, ROMEConfig
+from .shared.footprint import Footprint, Workload
+from .shared.preset import Preset
 from .ultra_edit import UltraEdit, UltraEditConfig
 from .wise import WISE, WISEConfig
 
@@ -35,6 +37,7 @@ __all__ = [
     "FineTuneConfig",
     "FineTuneEWC",
     "FineTuneEWCConfig",
+    "Footprint",
     "GRACEConfig",
     "LEMoE",
     "LEMoEConfig",
@@ -44,10 +47,14 @@ __all__ = [
     "MENDConfig",
     "MoEAdaptor",
     "MoEAdaptorConfig",
+    "Preset",
     "ROMEConfig",
     "UltraEdit",
     "UltraEditConfig",
     "WISEConfig",
+    "Workload",
+    "by_name",
     "preset",
+    "preset_colours",
     "preset_settings",
 ]

@@ -14,6 +14,8 @@ from ..host.encoding import TokenSequence
 from ..host.identity import prompt_numbers
 from .base import OnStep, TrainingReport
 from .memit import MEMIT, SpreadConfig, normal_update
+from .shared.footprint import FLOAT32, Footprint, Workload
+from .shared.preset import Preset
 
 
 class AlphaEditConfig(SpreadConfig):
@@ -57,7 +59,19 @@ class AlphaEdit(MEMIT):
 
     Config = AlphaEditConfig
     config: AlphaEditConfig
-    variants: ClassVar = {"AlphaEdit, single edits": {"clamp": 1.5, "ridge": 10.0}}
+    presets: ClassVar = {
+        "AlphaEdit": Preset("least squares in a null space, tuned for long runs", colour="#7FD1B9"),
+        "AlphaEdit, single edits": Preset(
+            "least squares in a null space, tuned for one edit on the unedited host",
+            {"clamp": 1.5, "ridge": 10.0},
+            "#B5E3D3",
+            compared=False,
+        ),
+    }
+
+    def footprint(self, work: Workload) -> Footprint:
+        keys = work.edits * sum(max(weight.shape) for weight in self._edited_weights())
+        return super().footprint(work).with_more(" and the keys of all edits", held=keys * FLOAT32)
 
     def _knowledge(self, moment: Tensor) -> Tensor:
         config = self.config

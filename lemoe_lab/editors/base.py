@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from ..edits import EditBatch, EditStream
 from ..host import Host
 from ..host.encoding import TokenSequence
 from ..host.states import LayerStates
+from .shared.footprint import Footprint, Workload
+from .shared.preset import Preset
+from .shared.signature import signature_of
 
 SAVED_AS = {"enough": "loss_threshold"}  # names of settings in older files
 OnStep = Callable[[int, int, float], None]  # optimiser step, steps in all, loss
@@ -27,6 +31,7 @@ class EditorConfig(BaseModel):
     """Settings of an editor: unknown or impossible ones fail at construction."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    learning_only: ClassVar[tuple[str, ...]] = ()  # settings that stay out of exports
 
     seed: int = 0
 
@@ -57,12 +62,51 @@ class Editor(ABC):
     """An editing method.
 
     Life: ``attach(host, stream)``, any number of ``edit``, ``undo`` and ``redo``, ``detach``.
-    Between attach and detach the host answers with the edits applied. ``variants`` are settings
-    that figures show under a name of their own.
+    Between attach and detach the host answers with the edits applied.
+
+    Attributes
+    ----------
+    Config
+        The class of its settings.
+    presets
+        Settings that figures show under a name of their own. A class that has a ``Config`` and
+        names none has one, called like the class: the default settings.
+    replaced_parts, learning_only, hashes
+        What becomes of a step's tensors in an export, see :meth:`answering_state`: beginnings of
+        names of those that every batch replaces, and of those that only learning needs; names of
+        numbers that stand for prompts and targets.
+    known
+        All editors that can be made, by the names of their classes. A class is known once it is
+        defined, here or anywhere; one that is defined again takes the older one's place.
     """
 
     Config: ClassVar[type[EditorConfig]]
-    variants: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    replaced_parts: tuple[str, ...] = ()
+    learning_only: ClassVar[tuple[str, ...]] = ()
+    hashes: ClassVar[tuple[str, ...]] = ()
+    known: ClassVar[dict[str, type[Editor]]] = {}
+
+    def __init_subclass__(cls, **keywords: object) -> None:
+        super().__init_subclass__(**keywords)
+        if "presets" not in vars(cls):
+            line = (cls.__doc__ or cls.__name__).strip().partition("\n")[0]
+            cls.presets = {cls.__name__: Preset(line)} if "Config" in vars(cls) else {}
+        if hasattr(cls, "Config"):
+            cls.__signature__ = signature_of(cls.Config)
+        if not inspect.isabstract(cls):
+            cls._make_known()
+
+    @classmethod
+    def _make_known(cls) -> None:
+        name, library = cls.__name__, __name__.partition(".")[0]
+        namesake = Editor.known.get(name, cls).__module__
+        if namesake != cls.__module__ and namesake.partition(".")[0] == library:
+            raise TypeError(
+                f"{namesake} has an editor {name} already, and saved runs, exports and sweeps know "
+                "an editor by the name of its class; choose another name"
+            )
+        Editor.known[name] = cls
 
     def __init__(self, **settings: object) -> None:
         try:
@@ -78,10 +122,12 @@ class Editor(ABC):
 
     @property
     def name(self) -> str:
-        """What figures call this editor: the variant whose settings it has, else its class."""
+        """What figures call this editor: the preset whose settings it has, else its class."""
         held = self.config.model_dump().items()
-        fitting = (name for name, settings in self.variants.items() if settings.items() <= held)
-        return next(fitting, type(self).__name__)
+        fitting = {
+            n: len(p.settings) for n, p in self.presets.items() if p.settings.items() <= held
+        }
+        return max(fitting, key=fitting.__getitem__, default=type(self).__name__)
 
     @property
     @abstractmethod
@@ -134,6 +180,31 @@ class Editor(ABC):
             for step in range(self.steps + 1)
             for key, tensor in self.step_state(step).items()
         }
+
+    def answering_state(self) -> dict[str, Tensor]:
+        """The tensors that the editor answers with, by name: what an export holds.
+
+        ``calibration.*``, what step 0 holds; ``step0001.*`` and on, what each batch added; and
+        ``latest.*``, what every batch replaced. What only learning needs is left out, and hashes
+        of prompts and targets are blanked. ``load_step_state`` gets a batch's tensors together
+        with the latest ones.
+        """
+        state = {}
+        for step in range(self.steps + 1):
+            for name, tensor in self.step_state(step).items():
+                if name.startswith(self.learning_only):
+                    continue
+                latest = step and name.startswith(self.replaced_parts)
+                part = "latest" if latest else f"step{step:04d}" if step else "calibration"
+                tensor = tensor.detach()
+                state[f"{part}.{name}"] = (
+                    torch.zeros_like(tensor) if name in self.hashes else tensor
+                )
+        return state
+
+    def footprint(self, work: Workload) -> Footprint:
+        """What the editor needs for a stream beside the host, which it knows, from shapes alone."""
+        return Footprint(0, 0, "nothing that grows")
 
     @property
     def added_values(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -15,6 +16,8 @@ from ..edits import EditBatch, EditStream
 from ..host.encoding import TokenSequence
 from ..host.states import LayerStates
 from .base import OnStep, TrainingReport, named, tensors_of, train
+from .shared.footprint import FLOAT32, TRAINED, Footprint, Workload
+from .shared.preset import Preset
 from .shared.replacing import Replacement, ReplacingConfig, ReplacingEditor
 
 
@@ -83,6 +86,11 @@ class DEFER(ReplacingEditor):
 
     Config = DEFERConfig
     config: DEFERConfig
+    presets: ClassVar = {
+        "DEFER": Preset("a gate and a side network beside one layer", colour="#8F8500")
+    }
+    replaced_parts = ("networks.",)
+    learning_only: ClassVar = ("outside",)  # the negative examples
 
     # Before the first batch
 
@@ -162,6 +170,16 @@ class DEFER(ReplacingEditor):
     def _load(self, state: dict[str, Tensor]) -> None:
         self.networks = copy.deepcopy(self.networks)
         self.networks.load_state_dict(tensors_of(state, "networks", self.host.device))
+
+    def footprint(self, work: Workload) -> Footprint:
+        config, width = self.config, self.host.width
+        side = 2 * width * config.side_hidden if config.side_hidden else width**2
+        numbers = side + config.scope_width * (config.gate_hidden or 1)
+        return Footprint(
+            held=work.batches * numbers * FLOAT32,
+            training=TRAINED * numbers * FLOAT32,
+            holds=f"{work.batches} gates and side networks",
+        )
 
 
 def addresses(inputs: Tensor, scope: dict[str, Tensor]) -> Tensor:

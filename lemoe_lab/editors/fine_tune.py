@@ -9,6 +9,7 @@ What all editors share that fine-tune one weight of the host stands here too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -18,6 +19,7 @@ from ..edits import EditBatch
 from ..host.encoding import TokenSequence
 from .base import EditorConfig, OnStep, TrainingReport, finite, two_thirds_up
 from .shared.gradients import edit_losses, full_precision
+from .shared.preset import Preset
 from .shared.weights import WeightEditor
 
 
@@ -80,6 +82,9 @@ class FineTune(FineTunedLayer):
 
     Config = FineTuneConfig
     config: FineTuneConfig
+    presets: ClassVar = {
+        "FineTune": Preset("one matrix, inside a norm ball (FT-L)", colour="#000000")
+    }
 
     def _overwrite(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None

@@ -6,6 +6,7 @@ editor = FineTuneEWC(strength=10.0)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -15,7 +16,9 @@ from ..edits import EditBatch
 from ..host.encoding import TokenSequence
 from .base import OnStep, TrainingReport
 from .fine_tune import FineTune, FineTuneConfig
+from .shared.footprint import FLOAT32, Footprint, Workload
 from .shared.gradients import edit_losses, full_precision, keys_and_gradients
+from .shared.preset import Preset
 from .shared.weights import matrix
 
 
@@ -53,6 +56,9 @@ class FineTuneEWC(FineTune):
 
     Config = FineTuneEWCConfig
     config: FineTuneEWCConfig
+    presets: ClassVar = {
+        "FineTuneEWC": Preset("one matrix, held by elastic weight consolidation", colour="#6E6E6E")
+    }
 
     def _overwrite(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None
@@ -84,3 +90,14 @@ class FineTuneEWC(FineTune):
         for key, gradient in zip(keys, gradients, strict=True):
             total += (gradient.T @ key) ** 2
         return total if module.weight.shape == total.shape else total.T.contiguous()
+
+    def footprint(self, work: Workload) -> Footprint:
+        information = sum(weight.numel() for weight in self._edited_weights()) * FLOAT32
+        return (
+            super()
+            .footprint(work)
+            .with_more(
+                " and of what says how much each of their numbers matters",
+                held=work.batches * information,
+            )
+        )

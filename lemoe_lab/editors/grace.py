@@ -16,7 +16,9 @@ from ..host.encoding import TokenSequence
 from ..host.identity import number_of, prompt_numbers
 from ..host.states import LayerStates
 from .base import OnStep, TrainingReport, named, tensors_of, train
+from .shared.footprint import FLOAT32, TRAINED, Footprint, Workload
 from .shared.gradients import target_losses
+from .shared.preset import Preset
 from .shared.replacing import Replacement, ReplacingConfig, ReplacingEditor
 
 
@@ -183,9 +185,15 @@ class GRACE(ReplacingEditor):
 
     Config = GRACEConfig
     config: GRACEConfig
-    variants: ClassVar = {
-        "GRACE, narrow": {"epsilon": 1.0}
-    }  # the reference implementation's radius
+    presets: ClassVar = {
+        "GRACE": Preset(
+            "a codebook, its first radius chosen by calibration facts", colour="#F0E442"
+        ),
+        "GRACE, narrow": Preset(
+            "a codebook with the reference implementation's radius", {"epsilon": 1.0}, "#D8C93A"
+        ),
+    }
+    hashes: ClassVar = ("entries.labels", "entries.prompts")
 
     # Before the first batch
 
@@ -328,3 +336,11 @@ class GRACE(ReplacingEditor):
         device = self.host.device
         entries = Codebook(**tensors_of(state, "entries", device))
         self._apply(self.codebook.written(state["rows"].to(device), entries))
+
+    def footprint(self, work: Workload) -> Footprint:
+        entry = 2 * self.host.width * FLOAT32
+        return Footprint(
+            held=2 * work.edits * entry,
+            training=TRAINED * work.batch_size * entry,
+            holds=f"keys and values of {work.edits} edits",
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,10 @@ from ..adaptor.routing import KVAnchorRouter, Router, ScopedRouter, single_route
 from ..edits import EditStream
 from .base import named
 from .shared.bypass import BypassConfig, BypassEditor, Step
+from .shared.footprint import FLOAT32, Footprint, Workload
+from .shared.preset import Preset
+
+ANCHOR = 3 * 8  # bytes that are known of an anchor beside its place
 
 
 class LEMoEConfig(BypassConfig):
@@ -81,6 +85,42 @@ class LEMoE(BypassEditor):
 
     Config = LEMoEConfig
     config: LEMoEConfig
+    presets: ClassVar = {
+        "LEMoE scoped": Preset(
+            "an expert per batch, found by the frozen host's hidden state, one anchor per edit",
+            {"routing": "scoped"},
+            "#0072B2",
+        ),
+        "LEMoE KV anchor": Preset(
+            "key-value anchors that rehearse old addresses; unfamiliar inputs bypass the experts",
+            {"routing": "kv_anchor", "centre": True, "rehearse_anchors": True, "bypass": True},
+            "#56B4E9",
+        ),
+        "LEMoE KV anchor, literal": Preset(
+            "the paper's equations as they stand",
+            {"routing": "kv_anchor", "learning_rate": 2e-3, "router_learning_rate": 3e-4},
+            "#CC79A7",
+        ),
+        "LEMoE KV anchor, rehearsed": Preset(
+            "key-value anchors that rehearse old addresses; every input goes to an expert",
+            {"routing": "kv_anchor", "centre": True, "rehearse_anchors": True},
+            "#332288",
+            compared=False,
+        ),
+        "LEMoE scoped, one expert": Preset(
+            "scoped routing to a single expert, trained on and on",
+            {"routing": "scoped", "insert": False},
+            "#A6D5F7",
+            compared=False,
+        ),
+        "one expert": Preset(
+            "a single expert for every input, trained on and on",
+            {"routing": "kv_anchor", "learning_rate": 2e-3, "insert": False},
+            "#E69F00",
+            compared=False,
+        ),
+    }
+    hashes: ClassVar = ("router.anchors.prompts",)
 
     @property
     def name(self) -> str:
@@ -165,3 +205,19 @@ class LEMoE(BypassEditor):
 
     def _expert_state(self, experts: Sequence[nn.Module]) -> dict[str, Tensor]:
         return named("expert", experts[-1].state_dict())
+
+    @property
+    def replaced_parts(self) -> tuple[str, ...]:
+        projection = ("router.down", "router.up")
+        return projection if self.config.insert else (*projection, "expert.")
+
+    # Memory
+
+    def footprint(self, work: Workload) -> Footprint:
+        """Anchors, in room for twice as many and once more in the steps, and what is trained."""
+        config, host = self.config, self.host
+        scoped = config.routing == "scoped"
+        width = min(config.value_width, host.width) if scoped else host.embedding_width
+        anchors = 3 * work.edits * (width * FLOAT32 + ANCHOR)
+        trained = 0 if scoped else config.value_width * (width + config.value_width + 1)
+        return super().footprint(work, routing=anchors + work.batches * trained * FLOAT32)

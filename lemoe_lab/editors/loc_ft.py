@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +21,7 @@ from ..host.states import LayerStates
 from .base import OnStep, TrainingReport, finite
 from .fine_tune import Descent, FineTunedLayer, FineTunedLayerConfig
 from .shared.gradients import edit_losses
+from .shared.preset import Preset
 
 
 class LocFTConfig(FineTunedLayerConfig):
@@ -58,10 +60,12 @@ class LocFT(FineTunedLayer):
 
     Config = LocFTConfig
     config: LocFTConfig
-
-    @property
-    def name(self) -> str:
-        return "LocFT replay" if self.config.replay else "LocFT stream"
+    presets: ClassVar = {
+        "LocFT replay": Preset("one matrix, in passes over all edits so far", colour="#8A9BB0"),
+        "LocFT stream": Preset(
+            "one matrix, in passes over the new edits", {"replay": False}, "#B0B0B0"
+        ),
+    }
 
     def _hang_on(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> None:
         self._entering: dict[TokenSequence, Tensor] = {}  # (L, d), what enters the edited layer

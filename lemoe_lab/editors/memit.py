@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -13,6 +14,8 @@ from ..host.encoding import TokenSequence
 from ..host.states import LayerStates
 from ..host.statistics import openings, recorded, second_moments
 from .base import OnStep, TrainingReport
+from .shared.footprint import Footprint, Workload
+from .shared.preset import Preset
 from .shared.target_values import (
     Lookups,
     TargetValueConfig,
@@ -72,6 +75,7 @@ class MEMIT(WeightEditor):
 
     Config = MEMITConfig
     config: SpreadConfig
+    presets: ClassVar = {"MEMIT": Preset("least squares over several layers", colour="#00563F")}
 
     # Where
 
@@ -91,6 +95,10 @@ class MEMIT(WeightEditor):
 
     def _edited_weights(self) -> Sequence[nn.Parameter]:
         return [self.host.ffn_output(layer).weight for layer in reversed(self.layers)]
+
+    def footprint(self, work: Workload) -> Footprint:
+        weights = self._edited_weights()
+        return super().footprint(work).with_solving(weights).with_second_moments(weights)
 
     # What a method decides
 

@@ -7,6 +7,7 @@ editor = MEND(training_steps=20)      # networks half trained, sooner
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -23,6 +24,7 @@ from .shared.mend_training import (
     new_networks,
     trained_networks,
 )
+from .shared.preset import Preset
 from .shared.weights import WeightEditor, matrix
 
 
@@ -86,6 +88,7 @@ class MEND(WeightEditor):
 
     Config = MENDConfig
     config: MENDConfig
+    presets: ClassVar = {"MEND": Preset("trained editing networks", colour="#7A3F62")}
 
     @property
     def layer(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,6 +19,8 @@ from ..adaptor.routing import BYPASS, Router, Routes, bypass_routes
 from ..edits import EditStream
 from .base import named
 from .shared.bypass import BypassConfig, BypassEditor, Step
+from .shared.footprint import FLOAT32, Footprint, Workload
+from .shared.preset import Preset
 
 
 class SoftmaxRouter(Router):
@@ -134,6 +136,10 @@ class MoEAdaptor(BypassEditor):
 
     Config = MoEAdaptorConfig
     config: MoEAdaptorConfig
+    presets: ClassVar = {
+        "MoE adaptor": Preset("four experts shared by all batches", colour="#D55E00")
+    }
+    replaced_parts = ("experts.", "router.weight", "router.centre", "router.spread")
 
     @property
     def name(self) -> str:
@@ -168,3 +174,11 @@ class MoEAdaptor(BypassEditor):
             routes=lambda: router.route(features),
             extra_loss=lambda: self.config.balance * router.balance_loss(counted),
         )
+
+    # Memory
+
+    def footprint(self, work: Workload) -> Footprint:
+        config, host = self.config, self.host
+        widest = max(host.width, host.embedding_width)
+        router = work.batches * (config.experts + 2) * widest * FLOAT32
+        return super().footprint(work, config.experts, config.top_k, router)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -12,6 +13,8 @@ from ..edits import EditBatch, EditStream
 from ..host.encoding import TokenSequence
 from ..host.statistics import openings, recorded, second_moments
 from .base import OnStep, TrainingReport
+from .shared.footprint import Footprint, Workload
+from .shared.preset import Preset
 from .shared.target_values import (
     TargetValueConfig,
     look_up,
@@ -65,6 +68,7 @@ class ROME(WeightEditor):
 
     Config = ROMEConfig
     config: ROMEConfig
+    presets: ClassVar = {"ROME": Preset("a rank-one update for every edit", colour="#009E73")}
 
     @property
     def layer(self) -> int:
@@ -72,6 +76,10 @@ class ROME(WeightEditor):
 
     def _edited_weights(self) -> Sequence[nn.Parameter]:
         return [self.host.ffn_output(self.layer).weight]
+
+    def footprint(self, work: Workload) -> Footprint:
+        weights = self._edited_weights()
+        return super().footprint(work).with_solving(weights).with_second_moments(weights)
 
     def _calibrate(self, stream: EditStream) -> dict[str, Tensor]:
         config = self.config

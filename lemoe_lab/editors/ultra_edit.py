@@ -18,7 +18,9 @@ from ..edits import EditBatch
 from ..host.encoding import TokenSequence
 from ..host.states import LayerStates
 from .base import EditorConfig, OnStep, TrainingReport, named, tensors_of
+from .shared.footprint import Footprint, Workload
 from .shared.gradients import edit_losses, keys_and_gradients
+from .shared.preset import Preset
 from .shared.weights import WeightEditor, matrix
 
 
@@ -66,7 +68,15 @@ class UltraEdit(WeightEditor):
 
     Config = UltraEditConfig
     config: UltraEditConfig
-    variants: ClassVar = {"UltraEdit, single edits": {"tokens": "all", "step_size": 3e-3}}
+    presets: ClassVar = {
+        "UltraEdit": Preset("closed-form steps, tuned for long runs", colour="#004166"),
+        "UltraEdit, single edits": Preset(
+            "closed-form steps, tuned for one edit on the unedited host",
+            {"tokens": "all", "step_size": 3e-3},
+            "#2A7A8C",
+            compared=False,
+        ),
+    }
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -91,6 +101,9 @@ class UltraEdit(WeightEditor):
 
     def _edited_weights(self) -> Sequence[nn.Parameter]:
         return [module.weight for module in self._modules().values()]
+
+    def footprint(self, work: Workload) -> Footprint:
+        return super().footprint(work).with_solving(self._edited_weights())
 
     def _overwrite(
         self, batch: EditBatch, sequences: Sequence[TokenSequence], on_step: OnStep | None

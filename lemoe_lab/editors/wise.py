@@ -20,6 +20,8 @@ from ..edits import EditBatch, EditStream
 from ..host.encoding import TokenSequence
 from ..host.hooks import hung, on_output
 from .base import EditorConfig, OnStep, TrainingReport, train
+from .shared.footprint import FLOAT32, FLOAT64, TRAINED, Footprint, Workload
+from .shared.preset import Preset
 from .shared.reversible import HookedEditor
 from .shared.side_memory import (
     Activation,
@@ -145,7 +147,14 @@ class WISE(HookedEditor):
 
     Config = WISEConfig
     config: WISEConfig
-    variants: ClassVar = {"WISE, unmerged": {"shards": 1, "merge_every": 1}}
+    presets: ClassVar = {
+        "WISE": Preset("side memories of one matrix, merged", colour="#8C3D00"),
+        "WISE, unmerged": Preset(
+            "one shard and a side memory for every batch",
+            {"shards": 1, "merge_every": 1},
+            "#B8763F",
+        ),
+    }
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
@@ -299,3 +308,14 @@ class WISE(HookedEditor):
     def _load(self, state: dict[str, Tensor]) -> None:
         shard, least = self._open_shard(), state["least"].item()
         self._keep(replace(shard, values=state["values"].to(self.host.device), least=least))
+
+    def footprint(self, work: Workload) -> Footprint:
+        config, weight = self.config, self.host.ffn_output(self.layer).weight
+        merged = work.batches // config.merge_every if config.retrieve else 1
+        count, masked = merged + config.shards, config.mask_ratio * weight.numel()
+        irrelevant = config.irrelevant * work.tokens * max(weight.shape)
+        return Footprint(
+            held=count * weight.numel() * FLOAT32 + work.batches * masked * (FLOAT32 + FLOAT64),
+            training=(TRAINED * masked + 2 * weight.numel() + irrelevant) * FLOAT32,
+            holds=f"{count} side memories of one weight, and their masks",
+        )

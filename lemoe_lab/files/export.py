@@ -11,27 +11,15 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import torch
-from torch import Tensor
 
-from .. import editors
-from ..editors.base import Editor, named
+from ..editors import Editor
 from ..editors.shared.bypass import BypassEditor
-from ..editors.shared.weights import WeightEditor
 from ..edits import EditError, EditStream
 from ..host import Host
 from ..metrics import METRICS
 from .folders import RunError, file_hash, replaced, write_atomically
 from .load import CARD, CONFIG, TENSORS, EditedModel, ExportConfig, read_config
 from .run import write_json, write_tensors
-
-# Parts of a step's state that the next step's replace; only the last ones answer.
-REPLACED = ("router.down", "router.up", "router.weight", "router.centre", "router.spread",
-            "experts.", "networks.")  # fmt: skip
-ONE_EXPERT = ("expert.",)  # the same, where one expert learns all batches
-# Numbers of targets and prompts, by which only learning knows that an edit is newer than another.
-BLANKED = ("entries.labels", "entries.prompts", "router.anchors.prompts")
-TRAINING_ONLY = ("outside",)  # of a calibration: DEFER's negative examples
 
 
 def export_session(
@@ -41,42 +29,13 @@ def export_session(
     folder = Path(path).resolve()
     if not editor.steps:
         raise EditError("no batch is applied, so there is nothing to export; call session.step()")
-    if getattr(editors, type(editor).__name__, None) is not type(editor):
-        raise ValueError(
-            f"{type(editor).__name__} is not one of lemoe_lab.editors, and nobody else could load "
-            "it; save the run with session.save(path) instead"
-        )
     _require_replaceable(folder)
     with replaced(folder) as staging:
-        write_tensors(staging / TENSORS, answering_state(editor))
+        write_tensors(staging / TENSORS, editor.answering_state())
         config = _describe(host, editor, stream, file_hash(staging / TENSORS))
         write_json(staging / CONFIG, config.model_dump(mode="json"))
         card = model_card(config, measured(metrics, editor.steps, stream.superseded))
         write_atomically(staging / CARD, lambda file: file.write_text(card, encoding="utf-8"))
-
-
-def answering_state(editor: Editor) -> dict[str, Tensor]:
-    """The tensors that the editor answers with, by name; what only learning needs is left out.
-
-    ``weights.*`` of editors that overwrite weights: those after the last batch. Their memories
-    stay behind (EWC's Fisher information, AlphaEdit's earlier keys, UltraEdit's moments, the
-    edits that LocFT replays), and so do calibrations: ROME's, MEMIT's and AlphaEdit's statistics,
-    MEND's trained networks. Of all others ``calibration.*``, ``step0001.*`` and on, what each
-    batch added, and ``latest.*``, what every batch replaced. Hashes of targets and prompts are
-    blanked.
-    """
-    if isinstance(editor, WeightEditor):
-        state = editor.step_state(editor.steps)
-        return {name: tensor for name, tensor in state.items() if name.startswith("weights.")}
-    calibration = editor.step_state(0)
-    kept = {name: calibration[name] for name in calibration if name not in TRAINING_ONLY}
-    state = named("calibration", kept)
-    replaced = REPLACED if editor.experts_frozen else REPLACED + ONE_EXPERT
-    for step in range(1, editor.steps + 1):
-        for name, tensor in editor.step_state(step).items():
-            part = "latest" if name.startswith(replaced) else f"step{step:04d}"
-            state[f"{part}.{name}"] = torch.zeros_like(tensor) if name in BLANKED else tensor
-    return state
 
 
 def _describe(host: Host, editor: Editor, stream: EditStream, tensors: str) -> ExportConfig:
@@ -88,7 +47,7 @@ def _describe(host: Host, editor: Editor, stream: EditStream, tensors: str) -> E
         base_model=base,
         method=type(editor).__name__,
         name=editor.name,
-        settings=editor.config.model_dump(mode="json", exclude={"texts"}),
+        settings=editor.config.model_dump(mode="json", exclude=set(editor.config.learning_only)),
         layer=editor.layer,
         changed_tensors=editor.changed_tensors(),
         experts=len(editor.adaptor.experts) if bypass else 0,

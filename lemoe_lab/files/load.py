@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import editors
-from ..editors.base import Editor, tensors_of
+from ..editors import ConfigError, Editor, by_name
+from ..editors.base import tensors_of
 from ..edits import CalibrationFact, Edit, EditStream
 from ..host import Host
 from ..host.surroundings import ordinary
@@ -284,8 +284,8 @@ def _require_same(host: Host, config: ExportConfig, folder: Path) -> None:
 def _apply(host: Host, config: ExportConfig, state: dict[str, Tensor]) -> Callable[[], None]:
     """Let the host answer edited; the result takes that back."""
     device = host.device
-    if config.changed_tensors:
-        return _exchange(host, config, tensors_of(state, "weights", device))
+    if weights := tensors_of(state, "weights", device):
+        return _exchange(host, config, weights)
     editor = _editor(config)
     editor.attach(host, NO_STREAM, tensors_of(state, "calibration", device))
     try:
@@ -301,9 +301,10 @@ def _apply(host: Host, config: ExportConfig, state: dict[str, Tensor]) -> Callab
 
 
 def _editor(config: ExportConfig) -> Editor:
-    kind = getattr(editors, config.method, None)
-    if not (isinstance(kind, type) and issubclass(kind, Editor)):
-        raise RunError(f"this LEMoE Lab knows no method {config.method!r}; install a newer one")
+    try:
+        kind = by_name(config.method)
+    except ConfigError as error:
+        raise RunError(f"the edits need an editor that is not here: {error}") from error
     return kind(**config.settings)
 
 

@@ -1,6 +1,6 @@
 """What a run will take, and what it took.
 
 ``estimate``    ``estimate_memory``: before a run, from shapes alone
-``footprints``  what each family of editors keeps
+``footprints``  what an editor keeps, asked before it is attached
 ``peak``        the most that a process held
 """

@@ -26,7 +26,7 @@ from ..editors.shared.bypass import BypassEditor
 from ..edits import EditStream
 from ..host import Host
 from ..host.feed_forward import is_mixture
-from .footprints import FLOAT32, Workload, ffn_sizes, footprint, on_host
+from .footprints import FLOAT32, Workload, ffn_sizes, on_host
 
 ASKED = 128  # questions that are measured together
 NEW_TOKENS = 24  # of a generated answer
@@ -150,7 +150,7 @@ def warn_if_too_large(host: Host, editor: Editor, stream: EditStream) -> MemoryE
 
 def _parts(host: Host, editor: Editor, work: Workload) -> MemoryEstimate:
     view = on_host(editor, host)
-    needs = footprint(view, work)
+    needs = view.footprint(work)
     above = len(host.layers) - view.layer
     hidden = host.width * host.model.dtype.itemsize  # of one token
     vocabulary = len(host.model.get_output_embeddings().weight)

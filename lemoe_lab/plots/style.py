@@ -23,34 +23,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-# The eight colours of Okabe and Ito (2008) for the methods that most figures show.
-METHOD_COLOURS = {
-    "LEMoE scoped": "#0072B2",
-    "LEMoE KV anchor": "#56B4E9",
-    "LEMoE KV anchor, literal": "#CC79A7",
-    "MoE adaptor": "#D55E00",
-    "one expert": "#E69F00",
-    "FineTune": "#000000",
-    "ROME": "#009E73",
-    "GRACE": "#F0E442",
-    # The other editors: darker or greyer relatives, far apart in lightness.
-    "MEMIT": "#00563F",
-    "AlphaEdit": "#7FD1B9",
-    "FineTuneEWC": "#6E6E6E",
-    "LocFT stream": "#B0B0B0",
-    "LocFT replay": "#8A9BB0",
-    "LocFT at once": "#5B6F8A",
-    "WISE": "#8C3D00",
-    "WISE, unmerged": "#B8763F",
-    "GRACE, narrow": "#D8C93A",
-    "UltraEdit": "#004166",
-    "MEND": "#7A3F62",
-    "DEFER": "#8F8500",
-    "LEMoE KV anchor, rehearsed": "#332288",
-    "LEMoE scoped, one expert": "#A6D5F7",
-    "AlphaEdit, single edits": "#B5E3D3",
-    "UltraEdit, single edits": "#2A7A8C",
-}
+from ..editors import preset_colours
+
+# Editors bring their colours, in their presets: the eight of Okabe and Ito (2008) for the methods
+# that most figures show, darker or greyer relatives, far apart in lightness, for the others.
+METHOD_COLOURS = preset_colours() | {"LocFT at once": "#5B6F8A"}
 # For any other name: Paul Tol's muted scheme, also safe for colour-blind readers.
 OTHER_COLOURS = (
     "#332288",
@@ -98,9 +75,10 @@ def style() -> Iterator[None]:
 
 
 def method_colour(name: str) -> str:
-    """The colour of an editor: fixed for the known names, derived from the name for others."""
-    if name in METHOD_COLOURS:
-        return METHOD_COLOURS[name]
+    """The colour of an editor: the one it names, else one that always goes with its name."""
+    named = METHOD_COLOURS | preset_colours()
+    if name in named:
+        return named[name]
     return OTHER_COLOURS[zlib.crc32(name.encode()) % len(OTHER_COLOURS)]
 
 

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from importlib.metadata import version
-from types import ModuleType
 from typing import Any, Literal, Self
 
 import pandas as pd
@@ -69,17 +68,18 @@ class Choice(_Plain):
             settings = dataclasses.asdict(part)
         return cls(name=type(part).__name__, settings=settings)
 
-    def made(self, room: ModuleType, kind: type) -> Any:
-        """A new object of the class, one of those of this kind that ``room`` exports."""
-        classes = {name: getattr(room, name) for name in room.__all__}
-        classes = {name: found for name, found in classes.items() if _concrete(found, kind)}
-        if self.name not in classes:
-            raise ValueError(
-                f"{self.name!r} is no {kind.__name__.lower()} of {room.__name__}; "
-                f"it has {', '.join(classes)}"
-            )
+    def as_editor(self) -> Editor:
+        """A new editor of the class, wherever it was defined."""
+        return editors.by_name(self.name)(**self.settings)
+
+    def as_planner(self) -> Planner:
+        """A new planner of the class, one of the library's."""
+        kinds = {name: getattr(planning, name) for name in planning.__all__}
+        kinds = {name: kind for name, kind in kinds.items() if _plans(kind)}
+        if self.name not in kinds:
+            raise ValueError(f"there is no planner {self.name!r}; there are {', '.join(kinds)}")
         try:
-            return classes[self.name](**self.settings)
+            return kinds[self.name](**self.settings)
         except TypeError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
@@ -136,12 +136,12 @@ class Run(_Plain):
     @field_validator("editor")
     @classmethod
     def _editor_with_all_settings(cls, choice: Choice) -> Choice:
-        return Choice.of(choice.made(editors, Editor))
+        return Choice.of(choice.as_editor())
 
     @field_validator("planner")
     @classmethod
     def _planner_with_all_settings(cls, choice: Choice | None) -> Choice | None:
-        return choice and Choice.of(choice.made(planning, Planner))
+        return choice and Choice.of(choice.as_planner())
 
     @field_validator("keep", "immediate")
     @classmethod
@@ -165,9 +165,9 @@ class Run(_Plain):
     @property
     def name(self) -> dict[str, Any]:
         """What results call the editor, the order and the seed."""
-        order = self.planner.made(planning, Planner).name if self.planner else self.given.order
+        order = self.planner.as_planner().name if self.planner else self.given.order
         return {
-            "editor": self.label or self.editor.made(editors, Editor).name,
+            "editor": self.label or self.editor.as_editor().name,
             "order": ONCE if self.merged else order,
             "seed": self.given.seed,
         }
@@ -181,13 +181,13 @@ class Run(_Plain):
         """The stream in the order in which it is learned."""
         stream = self.given
         if self.planner:
-            stream = self.planner.made(planning, Planner).plan(stream, host)
+            stream = self.planner.as_planner().plan(stream, host)
         return stream.merged() if self.merged else stream
 
 
 def execute(run: Run, host: Host) -> dict[str, pd.DataFrame]:
     """Compute a run in this process: ``measurements``, and a table for each of its probes."""
-    editor = run.editor.made(editors, Editor)
+    editor = run.editor.as_editor()
     settings = {"progress": False, "immediate": run.immediate}
     with EditSession(host, editor, run.planned(host), **settings) as session:
         last = len(session.stream)
@@ -290,8 +290,8 @@ def session_probes() -> tuple[str, ...]:
     return ("similarity", *of_sessions)
 
 
-def _concrete(found: object, kind: type) -> bool:
-    return inspect.isclass(found) and issubclass(found, kind) and not inspect.isabstract(found)
+def _plans(kind: object) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Planner) and not inspect.isabstract(kind)
 
 
 def _known(names: tuple[str, ...], allowed: tuple[str, ...], what: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ...host.reuse import Kept, reused
 from ...host.states import LayerStates
 from ...host.surroundings import ordinarily
 from ..base import EditorConfig, OnStep, TrainingReport, named, tensors_of, train, two_thirds_up
+from .footprint import FLOAT32, TRAINED, Footprint, Workload, ffn_sizes
 from .reversible import HookedEditor
 
 
@@ -226,3 +227,31 @@ class BypassEditor(HookedEditor):
 
     def disabled(self) -> AbstractContextManager[None]:
         return self.adaptor.muted()
+
+    # Memory
+
+    def footprint(
+        self, work: Workload, trained: int = 1, answering: int = 1, routing: float = 0
+    ) -> Footprint:
+        """As of every editor; a batch trains ``trained`` experts, and ``answering`` answer it.
+
+        ``routing`` is what the router takes, in bytes.
+        """
+        matrices, rank = ffn_sizes(self.host, self.layer), self.config.expert_rank
+        width, native = matrices[-1]
+        if rank is None:
+            hidden = self.config.intermediate or native
+            numbers = sum(outputs * inputs for outputs, inputs in matrices) * hidden // native
+            kind = f"of hidden size {hidden:,}"
+        else:
+            hidden = 2 * native  # the host's FFN runs with the changes and without
+            numbers = sum(rank * (outputs + inputs) for outputs, inputs in matrices)
+            kind = f"of rank {rank}"
+        tokens = answering * work.batch_size * work.tokens
+        return Footprint(
+            held=work.batches * trained * numbers * FLOAT32,
+            training=(TRAINED * trained * numbers + tokens * (width + 4 * hidden)) * FLOAT32,
+            holds=f"{work.batches * trained:,} experts {kind}",
+            answering=answering * 3 * hidden * FLOAT32,
+            routing=routing,
+        )

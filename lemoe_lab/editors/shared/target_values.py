@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -76,6 +76,7 @@ class TargetValueConfig(EditorConfig):
     text_tokens: int = Field(20_000, ge=1)
     text_length: int = Field(32, ge=2)
     texts: tuple[str, ...] = ()
+    learning_only: ClassVar = ("texts",)
 
     @field_validator("essence")
     @classmethod

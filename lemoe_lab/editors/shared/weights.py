@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...edits import EditBatch, EditStream
 from ...host.encoding import TokenSequence
 from ..base import OnStep, TrainingReport, named, tensors_of
+from .footprint import FLOAT32, TRAINED, Footprint, Workload
 from .reversible import ReversibleEditor
 
 
@@ -124,6 +125,19 @@ class WeightEditor(ReversibleEditor):
     @property
     def added_values(self) -> int:
         return 0
+
+    def answering_state(self) -> dict[str, Tensor]:
+        """``weights.*`` after the last batch; calibration and memory serve learning alone."""
+        state = self.step_state(self.steps) if self.steps else {}
+        return {name: tensor for name, tensor in state.items() if name.startswith("weights.")}
+
+    def footprint(self, work: Workload) -> Footprint:
+        weights = self._edited_weights()
+        return Footprint(
+            held=work.batches * sum(weight.nbytes for weight in weights),
+            training=sum(weight.numel() for weight in weights) * (1 + TRAINED) * FLOAT32,
+            holds=f"{work.batches} copies of {len(weights)} weights",
+        )
 
     def step_state(self, step: int) -> dict[str, Tensor]:
         if step == 0:
