@@ -45,8 +45,8 @@ def by_name(name: str) -> type[Editor]:
     if name in Editor.known:
         return Editor.known[name]
     raise ConfigError(
-        f"there is no editor {name!r}; there are {', '.join(Editor.known)}. If it is your own, "
-        "first import the file that defines it; if not, install a newer LEMoE Lab"
+        f"this LEMoE Lab knows no editor {name!r}; it has {', '.join(Editor.known)}. If it is your "
+        "own, first import the file that defines it; if not, install a newer LEMoE Lab"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from helpers import UNRELATED, digest, logits, prompts_of, same, traces
 
-from lemoe_lab import EditSession, EditStream
+from lemoe_lab import EditSession, EditStream, load_adaptor
 from lemoe_lab.editors import (
     DEFER,
     GRACE,
@@ -189,6 +189,16 @@ def test_resumed_session_has_every_logit_of_the_saved_one(session, host, stream,
         resumed.undo()
         resumed.redo()
         assert same(before, logits(host, prompts_of(stream)))
+
+
+def test_exported_edits_give_every_logit_of_the_session(session, host, stream, tmp_path):
+    asked = prompts_of(stream) + UNRELATED
+    session.jump(2)
+    session.export(tmp_path / "edits")
+    before = logits(host, asked)
+    session.close()
+    with load_adaptor(host.model, tmp_path / "edits", host.tokenizer) as adaptor:
+        assert same(before, logits(adaptor.host, asked))
 
 
 def test_same_seed_gives_the_same_tensors(host, stream, editor):
