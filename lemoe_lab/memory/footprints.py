@@ -19,5 +19,6 @@ __all__ = ["FLOAT32", "Footprint", "Workload", "ffn_sizes", "on_host"]
 def on_host(editor: Editor, host: Host) -> Editor:
     """A view of an editor on a host, to ask what it would change there; it changes neither."""
     view = copy.copy(editor)
-    view._host = host
+    attribute = "_host" if hasattr(type(editor), "host") else "host"  # read-only, or plain
+    setattr(view, attribute, host)
     return view

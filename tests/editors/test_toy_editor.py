@@ -160,7 +160,9 @@ def test_its_memory_is_estimated(host, stream, editor):
     assert estimate.holds in str(estimate)
 
 
-def test_an_editor_that_does_not_say_what_it_keeps_is_estimated_all_the_same(host, stream):
+def test_an_editor_that_does_not_say_what_it_keeps_is_estimated_all_the_same(
+    host, stream, forgotten
+):
     class Silent(PromptNotes):
         footprint = Editor.footprint
 
@@ -188,6 +190,13 @@ def test_panels_and_presets_offer_it_under_its_names(name):
     made = editor_specs(ll.editors.LEMoE())[name].make(seed=4)
     assert made.name == name
     assert made.config == ll.editors.preset(name, seed=4).config
+
+
+@pytest.mark.parametrize("name", ["PromptNotes", "last matrix, slow"])
+def test_the_code_that_a_panel_writes_makes_it(name):
+    spec = editor_specs(ll.editors.LEMoE())[name]
+    made = eval(spec.code(seed=2), {"ll": ll})
+    assert (made.name, made.config) == (name, spec.make(seed=2).config)
 
 
 def test_an_editor_without_presets_is_offered_with_the_first_line_of_its_docstring():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ... import planning
+from ... import editors, planning
 from ...editors import PRESETS, Editor, preset_settings
 from ...edits import EditError, EditStream
 from ...session import EditSession
@@ -59,7 +59,9 @@ class EditorSpec:
             if name not in fields or fields[name].default != value
         }
         arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-        return f"ll.editors.{self.kind.__name__}({arguments})"
+        name = self.kind.__name__
+        found = name if hasattr(editors, name) else f"by_name({name!r})"
+        return f"ll.editors.{found}({arguments})"
 
 
 def editor_specs(own: Editor) -> dict[str, EditorSpec]:
