@@ -19,19 +19,12 @@ import pandas as pd
 from torch import Tensor, nn
 
 import lemoe_lab as ll
-from lemoe_lab.editors import GRACE, AlphaEdit, Editor, LEMoE, LocFT, MoEAdaptor
+from lemoe_lab.editors import GRACE, AlphaEdit, Editor, LEMoE, LocFT, MoEAdaptor, preset
 from lemoe_lab.memory.estimate import estimate_memory
 
 EDITORS = {
     "LEMoE": lambda: LEMoE(steps=1, intermediate=8),
-    "KV anchor": lambda: LEMoE(
-        steps=1,
-        intermediate=8,
-        routing="kv_anchor",
-        centre=True,
-        bypass=True,
-        rehearse_anchors=True,
-    ),
+    "KV anchor": lambda: preset("LEMoE KV anchor", steps=1, intermediate=8),
     "MoE adaptor": lambda: MoEAdaptor(steps=1, intermediate=8),
     "GRACE": lambda: GRACE(steps=1),
     "LocFT": lambda: LocFT(passes=1),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from helpers import UNRELATED, digest, logits, prompts_of, same, traces
@@ -28,15 +29,14 @@ from lemoe_lab.editors import (
     LocFT,
     MoEAdaptor,
     UltraEdit,
+    preset,
 )
 from lemoe_lab.edits import normalise
 
 EDITORS: dict[str, Callable[..., Editor]] = {
     "LEMoE scoped": LEMoE,
     "LEMoE literal": lambda **given: LEMoE(routing="kv_anchor", **given),
-    "LEMoE rehearsed": lambda **given: LEMoE(
-        routing="kv_anchor", centre=True, rehearse_anchors=True, bypass=True, **given
-    ),
+    "LEMoE rehearsed": partial(preset, "LEMoE KV anchor"),
     "LEMoE one expert": lambda **given: LEMoE(insert=False, **given),
     "MoE adaptor": MoEAdaptor,
     "MoE adaptor, two of four": lambda **given: MoEAdaptor(top_k=2, **given),

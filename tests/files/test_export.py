@@ -28,9 +28,7 @@ from lemoe_lab.host.identity import number_of, prompt_numbers
 
 EDITORS: dict[str, Callable[[], ll.editors.Editor]] = {
     "LEMoE scoped": lambda: ll.editors.LEMoE(steps=25),
-    "LEMoE KV anchor": lambda: ll.editors.LEMoE(
-        routing="kv_anchor", centre=True, rehearse_anchors=True, bypass=True, steps=25
-    ),
+    "LEMoE KV anchor": lambda: ll.editors.preset("LEMoE KV anchor", steps=25),
     "LEMoE one expert": lambda: ll.editors.LEMoE(insert=False, steps=5),
     "LEMoE low rank": lambda: ll.editors.LEMoE(expert_rank=4, steps=5),
     "MoE adaptor": lambda: ll.editors.MoEAdaptor(steps=10),
