@@ -83,8 +83,7 @@ class PromptNotes(ReplacingEditor):
     def step_state(self, step: int) -> dict[str, Tensor]:
         return dict(zip(("keys", "values"), self._after(step)[-1], strict=True)) if step else {}
 
-    def load_step_state(self, step: int, state: dict[str, Tensor]) -> None:
-        self._history.append(self._snapshot())
+    def _load(self, state: dict[str, Tensor]) -> None:
         self.notes = (*self.notes, (state["keys"], state["values"]))
 
     def footprint(self, work: Workload) -> Footprint:
