@@ -60,7 +60,7 @@ def _scores(host: Host, editor: Editor, stream: ll.EditStream) -> dict[str, floa
         seconds += time.perf_counter() - started
         rows += evaluator.measure(batch, batch.step)
         editor.undo()
-    frame = pd.DataFrame(rows, columns=ll.metrics.COLUMNS)
+    frame = ll.metrics.table_of(rows)
     frame = frame[frame["scorer"] == "generated"]
     means = frame.groupby(["metric", "group"])["value"].mean()
     return {

@@ -9,8 +9,9 @@ layers once. It is scored again only when its route, or a weight on its path, ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 import torch
@@ -30,7 +31,6 @@ from .host.states import LayerStates, Score, length_buckets
 from .host.surroundings import ordinarily
 
 Checkpoint = Callable[[], None]
-Asked = tuple[str, str, str, str, str | None, tuple[str, ...]]  # ..., fed in, right answers
 TEXT = "text"  # the group of passages, of which only the perplexity counts
 BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
 
@@ -39,8 +39,10 @@ BASE = ((BYPASS, 0.0, None),)  # the path of an input that no expert touches
 class Question:
     """One prompt with what counts as right, and its latest score.
 
-    ``target`` is fed in for teacher-forced scores; ``expected`` is what a generated answer must
-    say: one of the edit's answers, or for locality what the unedited host answers.
+    ``target`` is None for a locality prompt that comes without one. ``expected`` is what a
+    generated answer must say: one of the edit's answers, or for locality what the unedited host
+    answers. ``fed_in`` and ``sequence``, what teacher-forced scores read, and ``base``, the score
+    of the unedited host, are there once the evaluator has prepared the question.
     """
 
     edit: str
@@ -48,12 +50,23 @@ class Question:
     metric: str
     group: str
     prompt: str
-    target: str
+    target: str | None
     expected: tuple[str, ...]
-    sequence: TokenSequence
-    base: Score | None = None
+    fed_in: str = field(init=False, repr=False)
+    sequence: TokenSequence = field(init=False, repr=False)
+    base: Score = field(init=False, repr=False)
     path: tuple | None = None
     values: dict[str, float] = field(default_factory=dict)  # by scorer
+
+    @property
+    def lacks_answer(self) -> bool:
+        """Whether it is to be answered as by the unedited host, and nobody has asked that yet."""
+        return self.metric == "locality" and (self.group != TEXT or not self.expected)
+
+    def encode(self, host: Host) -> None:
+        """Decide what is fed in: the target, else what is expected."""
+        self.fed_in = self.target or self.expected[0] or "?"  # something has to be
+        self.sequence = host.encode(self.prompt, self.fed_in, cut=self.target is None)
 
 
 @dataclass
@@ -91,7 +104,7 @@ class Rescored:
         question, score = self.question, self.score
         expected = Expected(question.expected)
         if score.reproduced:
-            return bool(expected.judge(question.target))
+            return bool(expected.judge(question.fed_in))
         followed = int(score.correct.int().argmin())
         answer = [*score.target[:followed].tolist(), int(score.predicted[followed])]
         if len(answer) > LIMIT:
@@ -126,7 +139,7 @@ class Evaluator:
         wanted: Iterable[str] = metrics.METRICS,
         checkpoint: Checkpoint | None = None,
         applied: Sequence[EditBatch] | None = None,
-    ) -> list[tuple]:
+    ) -> list[metrics.Measurement]:
         """Rows of the metrics table for one batch or several, ``step`` batches being applied.
 
         ``checkpoint`` is called between two parts of the work; the host is in nobody's hands then.
@@ -143,7 +156,7 @@ class Evaluator:
             stale += self._rescored(chunk, wanted)
         self._update(stale, checkpoint)
         return [
-            (step, q.batch, q.edit, q.metric, q.group, scorer, value)
+            metrics.Measurement(step, q.batch, q.edit, q.metric, q.group, scorer, value)
             for chunk in chunks
             for q in chunk.questions
             if q.metric in wanted and not (q.metric == "locality" and normalise(q.prompt) in taught)
@@ -168,45 +181,24 @@ class Evaluator:
         return known.chunks
 
     def _prepare(self, batch: EditBatch, wanted: set[str], checkpoint: Checkpoint) -> list[Chunk]:
-        asked = [q for edit in batch for q in self._questions(edit) if q[1] in wanted]
-        unknown = [
-            prompt
-            for _, metric, group, prompt, _, answers in asked
-            if expects_base_answer(metric, group, answers)
-        ]
-        known: list[str] = []
-        for start in range(0, len(unknown), self.batch_size):
+        asked = (question for edit in batch for question in questions_of(edit, batch.step))
+        questions = [question for question in asked if question.metric in wanted]
+        unanswered = [question for question in questions if question.lacks_answer]
+        for start in range(0, len(unanswered), self.batch_size):
             checkpoint()
+            some = unanswered[start : start + self.batch_size]
             with self.editor.disabled():
-                known += base_answers(self.host, unknown[start : start + self.batch_size])
-        of_base = iter(known)
-        questions = []
-        for edit, metric, group, prompt, target, answers in asked:
-            expected = answers
-            if expects_base_answer(metric, group, answers):
-                expected = (next(of_base),)
-            text = target or expected[0] or "?"  # something has to be fed in
-            sequence = self.host.encode(prompt, text, cut=target is None)
-            question = (edit, batch.step, metric, group, prompt, text, expected, sequence)
-            questions.append(Question(*question))
+                answers = base_answers(self.host, [question.prompt for question in some])
+            for question, answer in zip(some, answers, strict=True):
+                question.expected = (answer,)
+        for question in questions:
+            question.encode(self.host)
         chunks = []
         for rows in length_buckets([q.sequence for q in questions], self.batch_size):
             checkpoint()
             with self.editor.disabled():
                 chunks.append(self._chunk([questions[i] for i in rows]))
         return chunks
-
-    def _questions(self, edit: Edit) -> list[Asked]:
-        questions = [(edit.id, "reliability", "", edit.prompt, edit.target, edit.answers)]
-        questions += [
-            (edit.id, "generality", r.group, r.prompt, edit.target, edit.answers)
-            for r in edit.rephrases
-        ]
-        questions += [
-            (edit.id, "locality", p.group, p.prompt, p.target, (p.target,) if p.target else ())
-            for p in edit.locality
-        ]
-        return questions
 
     def _chunk(self, questions: list[Question]) -> Chunk:
         base = base_states(self.host, [q.sequence for q in questions], self.editor.layer)
@@ -280,9 +272,15 @@ def taught_prompts(batches: Sequence[EditBatch]) -> set[str]:
     return {normalise(p) for e in edits for p in (e.prompt, *(r.prompt for r in e.rephrases))}
 
 
-def expects_base_answer(metric: str, group: str, answers: tuple[str, ...]) -> bool:
-    """Whether a question is to be answered as by the unedited host, and not by a given text."""
-    return metric == "locality" and (group != TEXT or not answers)
+def questions_of(edit: Edit, batch: int = 0) -> Iterator[Question]:
+    """What is asked of an edit: its prompt, its rephrases, its locality prompts."""
+    ask = partial(Question, edit.id, batch)
+    yield ask("reliability", "", edit.prompt, edit.target, edit.answers)
+    for rephrase in edit.rephrases:
+        yield ask("generality", rephrase.group, rephrase.prompt, edit.target, edit.answers)
+    for near in edit.locality:
+        expected = (near.target,) if near.target else ()
+        yield ask("locality", near.group, near.prompt, near.target, expected)
 
 
 def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -> pd.DataFrame:
@@ -299,26 +297,16 @@ def target_perplexity(host: Host, edits: Sequence[Edit], batch_size: int = 64) -
         One row per prompt and rephrase: ``edit`` (its id), ``metric`` (``reliability`` or
         ``generality``), ``group`` and ``perplexity``.
     """
-    asked = [
-        (edit.id, metric, group, prompt, edit.target)
-        for edit in edits
-        for metric, group, prompt in (
-            ("reliability", "", edit.prompt),
-            *(("generality", rephrase.group, rephrase.prompt) for rephrase in edit.rephrases),
-        )
-    ]
-    columns = ["edit", "metric", "group", "prompt", "target"]
-    frame = pd.DataFrame(asked, columns=columns)
-    scores = host.score(frame.pop("prompt"), frame.pop("target"), batch_size)
-    return frame.assign(
-        perplexity=[metrics.perplexity(score.log_probabilities[:-1]) for score in scores]
-    )
+    asked = [q for edit in edits for q in questions_of(edit) if q.metric != "locality"]
+    scores = host.score([q.prompt for q in asked], [q.target for q in asked], batch_size)
+    columns = {name: [getattr(q, name) for q in asked] for name in ("edit", "metric", "group")}
+    perplexities = [metrics.perplexity(score.log_probabilities[:-1]) for score in scores]
+    return pd.DataFrame(columns | {"perplexity": perplexities})
 
 
 def question_values(question: Question, score: Score, said: bool | None) -> dict[str, float]:
     """Both scorers' values of one question; of a passage of text, whose answer nobody asks, one."""
     base = question.base
-    assert base is not None
     if question.group == TEXT:
         ratio = metrics.perplexity_ratio(
             metrics.perplexity(base.log_probabilities[:-1]),

@@ -3,6 +3,7 @@
     exact_match(host.generate(edit.prompt), edit.target)
     R = forgetting_matrix(session.forgetting_matrix(), scorer="generated")
     average_forgetting(R), backward_transfer(R)
+    immediate_rows(table), final_rows(table, last)
 
 A forgetting matrix R has one row for every step after which it was measured and one column for
 every batch: R[t', t] is the reliability on batch t after step t' >= t, NaN if not measured.
@@ -11,7 +12,8 @@ every batch: R[t', t] is the reliability on batch t after step t' >= t, NaN if n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,27 @@ from torch import Tensor
 from .answers import Expected
 
 METRICS = ("reliability", "generality", "locality")
-COLUMNS = ("step", "batch", "edit", "metric", "group", "scorer", "value")
+
+
+class Measurement(NamedTuple):
+    """One question's score: a row of the metrics table.
+
+    ``step`` batches were applied when the question of ``edit``, which is in ``batch`` (both from
+    1; step 0 is the unedited host), was asked. ``metric`` is one of ``METRICS``, ``group`` the kind
+    of rephrase or locality prompt ('' for the edit's own prompt), ``scorer`` ``teacher_forced`` or
+    ``generated``, and ``value`` lies in [0, 1].
+    """
+
+    step: int
+    batch: int
+    edit: str
+    metric: str
+    group: str
+    scorer: str
+    value: float
+
+
+COLUMNS = Measurement._fields
 
 
 def exact_match(answer: str, target: str | Sequence[str]) -> float:
@@ -63,6 +85,34 @@ def perplexity_ratio(base: float, edited: float) -> float:
     if edited <= 0:
         raise ValueError(f"a perplexity is positive, not {edited}; was a logarithm passed in?")
     return min(1.0, base / edited)
+
+
+def table_of(rows: Iterable[Measurement]) -> pd.DataFrame:
+    """Measurements as the metrics table, one row each, in the columns ``COLUMNS``."""
+    return pd.DataFrame(list(rows), columns=COLUMNS)
+
+
+def rows_of(table: pd.DataFrame) -> list[Measurement]:
+    """The rows of a metrics table, which has the columns ``COLUMNS`` in their order."""
+    return [Measurement(*row) for row in table.itertuples(index=False, name=None)]
+
+
+def immediate_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """What was measured right after the batch it belongs to was learned."""
+    return table[table["step"] == table["batch"]]
+
+
+def final_rows(table: pd.DataFrame, last: int | pd.Series) -> pd.DataFrame:
+    """What was measured of the applied batches after the ``last`` step.
+
+    ``last`` is one step, or one for every row: see :func:`last_step`.
+    """
+    return table[(table["step"] == last) & (table["batch"] <= last)]
+
+
+def last_step(table: pd.DataFrame, run: Sequence[str]) -> pd.Series:
+    """For every row, the last step of its run; ``run`` names the columns that tell runs apart."""
+    return table.groupby(list(run))["step"].transform("max")
 
 
 def forgetting_matrix(

@@ -22,14 +22,7 @@ from .checking import check_batch, check_stream
 from .editors.base import ConfigError, Editor, OnStep, TrainingReport
 from .edits import Edit, EditError, EditStream
 from .files.export import export_session
-from .files.recording import (
-    Record,
-    Recording,
-    find_host,
-    load_evaluation,
-    load_record,
-    metrics_table,
-)
+from .files.recording import Record, Recording, find_host, load_evaluation, load_record
 from .files.run import RunError, RunFolder
 from .host import Host
 from .host.surroundings import ordinary
@@ -141,7 +134,7 @@ class EditSession:
     @property
     def metrics(self) -> pd.DataFrame:
         """One row per measurement: step, batch, edit, metric, group, scorer, value."""
-        return metrics_table(row for record in self.records for row in record.rows)
+        return metrics.table_of(row for record in self.records for row in record.rows)
 
     @property
     def reports(self) -> list[dict]:
@@ -245,7 +238,7 @@ class EditSession:
         batches = self.stream.batches[:step] if step else self.stream.batches
         rows = self.evaluator.measure(batches, step, wanted)
         record = self._records[step]
-        others = [row for row in record.rows if row[3] not in wanted]
+        others = [row for row in record.rows if row.metric not in wanted]
         self._records[step] = replace(record, evaluated=others + rows)
         if self._recording:
             self._recording.update(self)
@@ -263,7 +256,7 @@ class EditSession:
             with self.at(step):
                 batches = self.stream.batches[:step]
                 rows += self.evaluator.measure(batches, step, ["reliability"])
-        return pd.DataFrame(sorted(rows), columns=metrics.COLUMNS)
+        return metrics.table_of(sorted(rows))
 
     @contextmanager
     def at(self, step: int) -> Iterator[EditSession]:

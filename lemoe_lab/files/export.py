@@ -16,7 +16,7 @@ from ..editors import Editor
 from ..editors.shared.bypass import BypassEditor
 from ..edits import EditError, EditStream
 from ..host import Host
-from ..metrics import METRICS
+from ..metrics import METRICS, final_rows, immediate_rows
 from .folders import RunError, file_hash, replaced, write_atomically
 from .load import CARD, CONFIG, TENSORS, EditedModel, ExportConfig, read_config
 from .run import write_json, write_tensors
@@ -90,8 +90,8 @@ def measured(metrics: pd.DataFrame, steps: int, superseded: dict[str, int]) -> p
     unless every applied batch was measured after the last step.
     """
     key = ["metric", "group", "scorer"]
-    immediate = metrics[metrics["step"] == metrics["batch"]]
-    final = metrics[metrics["step"] == steps]
+    immediate = immediate_rows(metrics)
+    final = final_rows(metrics, steps)
     if set(final["batch"]) != set(range(1, steps + 1)):
         final = final[:0]
     replaced = final["edit"].map(superseded).astype(float) <= steps

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from torch import Tensor
 
-from .. import metrics
 from ..edits import EditStream
 from ..host import Host, load_host
 from ..host.model import EMBEDDED
+from ..metrics import Measurement, rows_of, table_of
 from .journal import Entry
 from .run import RunError, RunFolder
 
@@ -37,21 +36,12 @@ class Record:
     """
 
     report: dict
-    immediate: list[tuple]
-    evaluated: list[tuple] | None = None
+    immediate: list[Measurement]
+    evaluated: list[Measurement] | None = None
 
     @property
-    def rows(self) -> list[tuple]:
+    def rows(self) -> list[Measurement]:
         return self.immediate if self.evaluated is None else self.evaluated
-
-
-def metrics_table(rows: Iterable[tuple]) -> pd.DataFrame:
-    """Rows as the metrics table."""
-    return pd.DataFrame(list(rows), columns=metrics.COLUMNS)
-
-
-def _rows(table: pd.DataFrame) -> list[tuple]:
-    return list(table.itertuples(index=False, name=None))
 
 
 class Recording:
@@ -90,12 +80,12 @@ class Recording:
             self._stream = session.stream
         for step in range(known):
             if records[step].evaluated is not self._written[step].evaluated:
-                self.run.evaluate(step, metrics_table(records[step].evaluated))
+                self.run.evaluate(step, table_of(records[step].evaluated))
                 self._written[step] = records[step]
         for step in range(known, min(len(records), session.steps + 1)):
             record = records[step]
-            immediate = metrics_table(record.immediate)
-            evaluated = None if record.evaluated is None else metrics_table(record.evaluated)
+            immediate = table_of(record.immediate)
+            evaluated = None if record.evaluated is None else table_of(record.evaluated)
             state = session.editor.step_state(step)
             self.run.append(step, state, immediate, record.report, evaluated)
             self._written.append(record)
@@ -119,10 +109,10 @@ def load_record(run: RunFolder, entry: Entry, repair: bool) -> tuple[dict[str, T
     """
     state, immediate = run.step(entry)
     report = {name: entry.step[name] for name in REPORTED}
-    return state, Record(report, _rows(immediate), load_evaluation(run, entry, repair))
+    return state, Record(report, rows_of(immediate), load_evaluation(run, entry, repair))
 
 
-def load_evaluation(run: RunFolder, entry: Entry, repair: bool) -> list[tuple] | None:
+def load_evaluation(run: RunFolder, entry: Entry, repair: bool) -> list[Measurement] | None:
     """The rows of a step's evaluation, if it was evaluated."""
     try:
         table = run.evaluated(entry)
@@ -130,7 +120,7 @@ def load_evaluation(run: RunFolder, entry: Entry, repair: bool) -> list[tuple] |
         if not repair:
             raise
         table = None
-    return None if table is None else _rows(table)
+    return None if table is None else rows_of(table)
 
 
 # The host of a run

@@ -15,8 +15,8 @@ from .drift import drift
 from .forgetting import forgetting, forgetting_matrix, forgetting_summary, measurements
 from .locality import locality
 from .oracle import oracle
-from .order import order, order_summary, similarity_correlation
 from .routing import routing, routing_consistency, routing_entropy, routing_matrix, routing_summary
+from .run_scores import order, order_summary, similarity_correlation
 from .scaling import cost, over_seeds, scaling
 from .scorers import both_scorers, ranking
 from .tracing import causal_tracing, layers_with_most_effect, tracing_summary

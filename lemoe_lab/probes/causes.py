@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..metrics import immediate_rows
 from .collect import RUN
 from .routing import at_step, prompts_of
 
@@ -67,7 +68,7 @@ def _both(routing: pd.DataFrame, forgetting: pd.DataFrame) -> pd.DataFrame:
     own = prompts_of(routing, "")
     scores = forgetting[forgetting["metric"] == "reliability"].dropna(subset="final")
     key = [*RUN, "edit"]
-    then = own[own["step"] == own["batch"]].set_index(key)["gate"].rename("gate_at_training")
+    then = immediate_rows(own).set_index(key)["gate"].rename("gate_at_training")
     now = at_step(own).set_index(key)[["trained_expert", "expert", "gate", "frozen"]]
     runs = own[RUN].drop_duplicates()
     both = runs.merge(scores, on=RUN).join(now, on=key).join(then, on=key)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -26,7 +27,15 @@ PASSAGES = 100  # of the Almanac's held-out prose; some 4,000 tokens
 ROWS_AT_ONCE = 32
 EVERYTHING = 0  # the batch of quantities that belong to the whole host
 
-Row = tuple[int, int, str, int, float]  # step, batch, quantity, n, value
+
+class Moved(NamedTuple):
+    """One row of the frame: a quantity after a step, over ``n`` tokens, weights or prompts."""
+
+    step: int
+    batch: int
+    quantity: str
+    n: int
+    value: float
 
 
 def drift(sessions: Sessions, passages: Sequence[str] | None = None) -> pd.DataFrame:
@@ -72,7 +81,7 @@ def _drift(session: Any, passages: Sequence[str] | None) -> pd.DataFrame:
     text = NeutralText(session, _default_passages(session) if passages is None else passages)
     anchors = AnchorDrift(session) if AnchorDrift.applies(session) else None
     weights: dict[int, dict[str, Tensor]] = {}
-    rows: list[Row] = []
+    rows: list[Moved] = []
     for step in walk_back(session):
         rows += text.measure(step)
         weights[step] = _trained_weights(session)
@@ -83,7 +92,7 @@ def _drift(session: Any, passages: Sequence[str] | None) -> pd.DataFrame:
     rows += _weight_changes(weights)
     if anchors:
         rows += anchors.rows()
-    frame = pd.DataFrame(rows, columns=["step", "batch", "quantity", "n", "value"])
+    frame = pd.DataFrame(rows, columns=Moved._fields)
     return frame.sort_values(["step", "batch"], kind="stable", ignore_index=True)
 
 
@@ -121,7 +130,7 @@ class NeutralText:
         return self.host.target_logits(hidden, states.sequences).log_softmax(-1)
 
     @torch.no_grad()
-    def measure(self, step: int) -> list[Row]:
+    def measure(self, step: int) -> list[Moved]:
         """KL divergence and perplexity ratio, mean over the tokens of all passages."""
         divergence, base, edited = [], [], []
         for chunk in self.chunks:
@@ -136,9 +145,8 @@ class NeutralText:
         )
         per_token = torch.cat(divergence).double()
         quantities = {"kl": per_token.mean().item(), "perplexity_ratio": ratio}
-        return [
-            (step, EVERYTHING, name, len(per_token), value) for name, value in quantities.items()
-        ]
+        measured = partial(Moved, step, EVERYTHING, n=len(per_token))
+        return [measured(quantity=name, value=value) for name, value in quantities.items()]
 
 
 def kl_divergence(one: Tensor, other: Tensor) -> Tensor:
@@ -178,12 +186,12 @@ def _trained_weights(session: Any) -> dict[str, Tensor]:
     return {name: weights[name].detach().clone() for name in session.editor.changed_tensors()}
 
 
-def _weight_changes(weights: dict[int, dict[str, Tensor]]) -> Iterator[Row]:
+def _weight_changes(weights: dict[int, dict[str, Tensor]]) -> Iterator[Moved]:
     for batch, then in weights.items():
         for step, now in weights.items():
             if then and step >= max(batch, 1):
                 count = sum(tensor.numel() for tensor in then.values())
-                yield step, batch, "weight_change", count, relative_change(then, now)
+                yield Moved(step, batch, "weight_change", count, relative_change(then, now))
 
 
 @torch.no_grad()
@@ -229,7 +237,7 @@ class AnchorDrift:
         if len(router.keys) > 1:
             self.margins[step] = own_margin(router.logits(features).cpu(), self.batch[:count] - 1)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Moved]:
         """Means over the edits of every batch."""
         for step, values in self.values.items():
             for batch in range(1, step + 1):
@@ -238,10 +246,10 @@ class AnchorDrift:
                     continue
                 then = self.values[batch][chosen]
                 cosine = F.cosine_similarity(values[chosen], then, dim=-1).mean().item()
-                yield step, batch, "value_cosine", len(chosen), cosine
+                yield Moved(step, batch, "value_cosine", len(chosen), cosine)
                 if step in self.margins:
                     margin = self.margins[step][chosen].mean().item()
-                    yield step, batch, "margin", len(chosen), margin
+                    yield Moved(step, batch, "margin", len(chosen), margin)
 
     def _counted(self, step: int, batch: int) -> Tensor:
         return ((self.batch == batch) & (self.until > step)).nonzero()[:, 0]

@@ -36,10 +36,10 @@ def forgetting(sessions: Sessions | pd.DataFrame, scorer: str = "generated") -> 
     """
     frame = with_scorer(measurements(sessions), scorer)
     run = run_key(frame)
-    last = frame.groupby(run)["step"].transform("max")
+    last = metrics.last_step(frame, run)
     key = [*run, *ITEM]
-    immediate = frame[frame["step"] == frame["batch"]].groupby(key)["value"].mean()
-    final = frame[(frame["step"] == last) & (frame["batch"] <= last)].groupby(key)["value"].mean()
+    immediate = metrics.immediate_rows(frame).groupby(key)["value"].mean()
+    final = metrics.final_rows(frame, last).groupby(key)["value"].mean()
     superseded = (frame["superseded_at"] <= last).groupby([frame[name] for name in key]).any()
     table = pd.concat({"immediate": immediate, "final": final}, axis=1)
     table = table.join(superseded.rename("superseded")).reset_index().sort_values(ITEM)

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import metrics
 from ..adaptor.routing import BYPASS, Router, Routes, single_routes
+from ..metrics import Measurement, table_of
 from .collect import Sessions, labelled
 from .forgetting import measurements
 
@@ -70,15 +70,15 @@ def oracle(sessions: Sessions) -> pd.DataFrame:
 class _Asked:
     """What ``measurements`` reads of a session."""
 
-    def __init__(self, session: Any, rows: list[tuple]) -> None:
+    def __init__(self, session: Any, rows: list[Measurement]) -> None:
         self.stream, self.editor = session.stream, session.editor
-        self.metrics = pd.DataFrame(rows, columns=metrics.COLUMNS)
+        self.metrics = table_of(rows)
 
 
 def _measure(session: Any) -> _Asked:
     adaptor, applied = session.editor.adaptor, session.stream.batches[: session.steps]
     router = adaptor.router
-    rows: list[tuple] = []
+    rows: list[Measurement] = []
     try:
         for batch in applied:
             adaptor.router = ConstantRouter(router.feature, batch.step - 1)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..adaptor.routing import BYPASS
+from ..metrics import last_step
 from .bootstrap import interval, mean
 from .collect import RUN, Sessions, live, walk_back
 
@@ -157,7 +158,7 @@ def prompts_of(frame: pd.DataFrame, group: str) -> pd.DataFrame:
 def at_step(rows: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     """The rows after one step; None: after the last one of each run."""
     if step is None:
-        return rows[rows["step"] == rows.groupby(RUN)["step"].transform("max")]
+        return rows[rows["step"] == last_step(rows, RUN)]
     chosen = rows[rows["step"] == step]
     if chosen.empty:
         raise ValueError(f"step {step} is not in the frame; it has 1 to {rows['step'].max()}")
@@ -208,10 +209,18 @@ def _questions(session: Any) -> tuple[pd.DataFrame, list[str]]:
             asked = [("", edit.prompt), *((r.group, r.prompt) for r in edit.rephrases)]
             for number, (group, prompt) in enumerate(asked):
                 replaced = superseded.get(edit.id, np.inf)
-                rows.append((batch.step, edit.id, group, number, expert, replaced))
+                rows.append(
+                    {
+                        "batch": batch.step,
+                        "edit": edit.id,
+                        "group": group,
+                        "prompt": number,
+                        "trained_expert": expert,
+                        "superseded_at": replaced,
+                    }
+                )
                 prompts.append(prompt)
-    columns = ["batch", "edit", "group", "prompt", "trained_expert", "superseded_at"]
-    return pd.DataFrame(rows, columns=columns), prompts
+    return pd.DataFrame(rows), prompts
 
 
 def _experts_at(session: Any) -> int:

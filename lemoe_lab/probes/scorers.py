@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ..metrics import final_rows, last_step
 from .collect import Sessions, run_key
 from .forgetting import measurements
 from .scaling import SCORES, scaling
@@ -31,8 +32,8 @@ def both_scorers(sessions: Sessions | pd.DataFrame) -> pd.DataFrame:
     """
     frame = measurements(sessions)
     key = run_key(frame)
-    last = frame[frame["step"] == frame.groupby(key)["step"].transform("max")]
-    tables = [scaling(last, scorer) for scorer in SCORERS]
+    final = final_rows(frame, last_step(frame, key))
+    tables = [scaling(final, scorer) for scorer in SCORERS]
     long = pd.concat(tables).melt([*key, "edits", "scorer"], list(SCORES), "score", "value")
     table = long.pivot(index=[*key, "edits", "score"], columns="scorer", values="value")
     runs = frame[key].drop_duplicates().merge(pd.DataFrame({"score": SCORES}), how="cross")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...adaptor.routing import BYPASS
 from ...edits import EditBatch
+from ...metrics import Measurement, immediate_rows, rows_of
 from ...session import EditSession
 
 STATES = ("forgotten", "rerouted", "missed", "learned", "superseded", "not yet")  # worst first
@@ -55,11 +56,9 @@ class Track:
 
     def _catch_up(self) -> None:
         """Take over what the session measured before it was followed."""
-        rows = self.session.metrics
-        rows = rows[(rows["step"] == rows["batch"]) & (rows["batch"] < self.session.steps)]
+        rows = immediate_rows(self.session.metrics)
         for batch in self.session.stream.batches[: max(0, self.session.steps - 1)]:
-            own = rows[rows["batch"] == batch.step].itertuples(index=False, name=None)
-            self._note_batch(batch.step, list(own))
+            self._note_batch(batch.step, rows_of(rows[rows["batch"] == batch.step]))
 
     def update(self) -> None:
         """Measure what the present step may have changed."""
@@ -74,19 +73,19 @@ class Track:
         if applied and applied[-1].edits[0].id not in self.immediate:
             self._note_batch(steps, latest)
         self.now = {
-            edit: value
-            for _, _, edit, metric, _, scorer, value in rows + latest
-            if metric == "reliability" and scorer == SCORER
+            row.edit: row.value
+            for row in rows + latest
+            if row.metric == "reliability" and row.scorer == SCORER
         }
         self.routes[steps] = self._present_routes(applied)
 
-    def _note_batch(self, step: int, rows: list[tuple]) -> None:
+    def _note_batch(self, step: int, rows: list[Measurement]) -> None:
         groups: dict[str, list[float]] = defaultdict(list)
-        for _, _, edit, metric, group, scorer, value in rows:
-            if metric == "reliability" and scorer == SCORER:
-                self.immediate[edit] = value
-            elif metric == "locality" and (scorer == SCORER or group == "text"):
-                groups[group].append(value)
+        for row in rows:
+            if row.metric == "reliability" and row.scorer == SCORER:
+                self.immediate[row.edit] = row.value
+            elif row.metric == "locality" and (row.scorer == SCORER or row.group == "text"):
+                groups[row.group].append(row.value)
         self.locality[step] = {group: float(np.mean(values)) for group, values in groups.items()}
 
     def _present_routes(self, applied: tuple[EditBatch, ...]) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""The same edits in many orders: what each order gives, and whether alike batches help.
+"""How every run ended, in one row; what the order of the edits had to do with it.
 
-frame = order(sessions)                       # one row per run
+frame = order(sessions)                       # the scores of every run, whatever its order
 order_summary(frame)                          # how far the orders lie apart, per editor
 similarity_correlation(frame)                 # Spearman's rho, with an interval
 """
@@ -8,6 +8,7 @@ similarity_correlation(frame)                 # Spearman's rho, with an interval
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -26,7 +27,7 @@ def order(
     similarities: pd.DataFrame | None = None,
     scorer: str = "generated",
 ) -> pd.DataFrame:
-    """One row per run: how it ended, and how alike the edits of its batches are.
+    """The scores of every run, in one row, and how alike the edits of its batches are.
 
     Columns: editor, order, seed, run (tells runs apart that share the first three, from 0), scorer,
     edits, batches, immediate, reliability, generality_light, generality_strong,
@@ -51,7 +52,7 @@ def order(
     """
     stored = isinstance(sessions, pd.DataFrame)
     runs = _stored_runs(sessions) if stored else _session_runs(sessions)
-    table = pd.DataFrame([_row(key, frame, scorer) | alike for key, frame, alike in runs])
+    table = pd.DataFrame([_row(run, scorer) for run in runs])
     if table.empty:
         raise ValueError("no run to probe; pass at least one finished session")
     if similarities is not None:
@@ -98,7 +99,13 @@ def similarity_correlation(
 
 # Runs one by one
 
-Run = tuple[dict, pd.DataFrame, dict]  # its name, its measurements, its similarities
+
+class Run(NamedTuple):
+    """What a run is called (``ORDER``), what was measured, and how alike its edits are."""
+
+    name: dict[str, object]
+    measurements: pd.DataFrame
+    similarities: dict[str, float]
 
 
 def _session_runs(sessions: Sessions) -> Iterator[Run]:
@@ -109,16 +116,17 @@ def _session_runs(sessions: Sessions) -> Iterator[Run]:
         seen[tuple(key.values())] = run + 1
         alike = planning.similarity(session.stream, session.host)
         frame = measurements({label: session})
-        yield key | {"run": run}, frame, {name: alike[name] for name in SIMILARITIES}
+        yield Run(key | {"run": run}, frame, {name: alike[name] for name in SIMILARITIES})
 
 
 def _stored_runs(frame: pd.DataFrame) -> Iterator[Run]:
     frame = measurements(frame).assign(run=frame.get("run", 0))
     for key, rows in frame.groupby(ORDER, sort=False):
-        yield dict(zip(ORDER, key, strict=True)), rows, {}
+        yield Run(dict(zip(ORDER, key, strict=True)), rows, {})
 
 
-def _row(key: dict, frame: pd.DataFrame, scorer: str) -> dict:
+def _row(run: Run, scorer: str) -> dict:
+    key, frame = run.name, run.measurements
     measured = frame[frame["metric"] == "reliability"]
     twice = measured[measured.duplicated(["step", "edit", "scorer"])]
     for edit in twice["edit"]:
@@ -139,6 +147,7 @@ def _row(key: dict, frame: pd.DataFrame, scorer: str) -> dict:
         "immediate": own["immediate"].mean(),
         "reliability": own["final"].mean(),
         **others["final"].groupby(names, sort=False).mean(),
+        **run.similarities,
     }
 
 
