@@ -34,6 +34,35 @@ def test_the_table_of_measurements_has_these_metrics_and_columns():
     assert metrics.COLUMNS == ("step", "batch", "edit", "metric", "group", "scorer", "value")
 
 
+def test_a_measurement_names_what_the_columns_are():
+    measured = metrics.Measurement(3, 1, "e", "locality", "near", "generated", 0.5)
+    assert (measured.step, measured.edit, measured.value) == (3, "e", 0.5)
+    table = metrics.table_of([measured])
+    assert tuple(table.columns) == metrics.COLUMNS
+    assert metrics.rows_of(table) == [measured]
+
+
+def test_a_table_of_nothing_has_the_columns():
+    assert tuple(metrics.table_of([]).columns) == metrics.COLUMNS
+
+
+def test_immediate_rows_were_measured_right_after_their_batch():
+    table = rows((1, 1, "a", 1.0), (2, 1, "a", 0.0), (2, 2, "b", 1.0), (0, 1, "a", 0.0))
+    assert [(row.step, row.edit) for row in metrics.rows_of(metrics.immediate_rows(table))] == [
+        (1, "a"),
+        (2, "b"),
+    ]
+
+
+def test_final_rows_are_those_of_applied_batches_after_the_last_step_of_each_run():
+    short = rows((1, 1, "a", 1.0), (1, 2, "b", 0.0)).assign(seed=1)  # b is not applied
+    long = rows((1, 1, "a", 1.0), (2, 1, "a", 0.0), (2, 2, "b", 1.0)).assign(seed=2)
+    table = pd.concat([short, long])
+    final = metrics.final_rows(table, metrics.last_step(table, ["seed"]))
+    assert list(zip(final["seed"], final["edit"], strict=True)) == [(1, "a"), (2, "a"), (2, "b")]
+    assert list(metrics.final_rows(long, 1)["edit"]) == ["a"]
+
+
 @pytest.mark.parametrize(
     ("answer", "target", "expected"),
     [

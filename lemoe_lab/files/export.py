@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+from huggingface_hub import ModelCard, ModelCardData
 
 from ..editors import Editor
 from ..editors.shared.bypass import BypassEditor
@@ -107,77 +108,69 @@ def measured(metrics: pd.DataFrame, steps: int, superseded: dict[str, int]) -> p
 
 def model_card(config: ExportConfig, scores: pd.DataFrame) -> str:
     """The text of README.md; ``scores`` is what :func:`measured` returns."""
-    base = config.base_model
     tags = ["lemoe-lab", "model-editing", "lifelong-model-editing"]
     tags += ["mixture-of-experts"] * bool(config.experts)
-    front = [
-        f"base_model: {json.dumps(base.name, ensure_ascii=False)}",
-        "base_model_relation: adapter",
-        "library_name: lemoe_lab",
-        "pipeline_tag: text-generation",
-        "tags:",
-        *(f"- {tag}" for tag in tags),
-    ]
-    where = f"layer {config.layer}"
-    if config.experts:
-        where = f"{config.experts} experts beside the feed-forward network of {where}"
-        where += f", {config.routing} routing"
-    elif config.changed_tensors:
-        where = f"weights replaced, the lowest in {where}"
-    folder = 'lemoe_lab.datasets.data_folder() / "host"  # the embedded host'
-    source = folder if base.name == "almanac" else json.dumps(base.name, ensure_ascii=False)
-    return CARD_TEXT.format(
-        front="\n".join(front),
-        base=base,
-        fingerprint=base.fingerprint,
-        name=config.name,
-        method=config.method,
-        where=where,
-        edits=config.edits,
-        batches=config.batches,
-        order=config.order,
-        scores=_markdown(scores),
-        source=source,
-        dtype=base.dtype,
-        chat=CHAT if "chat" in config.encoding else "",
-        merged=WITHIN if config.changed_tensors else BESIDE,
+    front = ModelCardData(
+        base_model=config.base_model.name,
+        base_model_relation="adapter",
+        library_name="lemoe_lab",
+        pipeline_tag="text-generation",
+        tags=tags,
     )
+    card = ModelCard.from_template(
+        front,
+        template_str=CARD_TEXT,
+        config=config,
+        scores=list(scores.itertuples()),
+        score=_score,
+        finished=not scores.empty and scores["final"].notna().any(),
+        quoted_name=json.dumps(config.base_model.name, ensure_ascii=False),
+    )
+    return str(card)
 
 
-def _markdown(scores: pd.DataFrame) -> str:
-    if scores.empty:
-        return "Nothing was measured before the export."
-    lines = [
-        "| metric | group | scorer | immediate | n | final | n |",
-        "|---|---|---|--:|--:|--:|--:|",
-    ]
-    for row in scores.itertuples():
-        cells = [row.metric, row.group or "edits", row.scorer]
-        for value, count in ((row.immediate, row.immediate_n), (row.final, row.final_n)):
-            cells += ["–", "–"] if pd.isna(value) else [f"{value:.3f}", f"{count:.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    if scores["final"].isna().all():
-        lines += ["", "Final values are missing: the export came before `session.evaluate()`."]
-    return "\n".join(lines)
+def _score(value: float, count: float) -> str:
+    """Two cells of the table: a mean and how many prompts it is of."""
+    return "– | –" if pd.isna(value) else f"{value:.3f} | {count:.0f}"
 
 
 CARD_TEXT = """\
+{% set base = config.base_model -%}
 ---
-{front}
+{{ card_data }}
 ---
 
-# {name} on {base.name}: {edits} edits
+# {{ config.name }} on {{ base.name }}: {{ config.edits }} edits
 
-Edits of {base}, made with LEMoE Lab. They fit this model alone: its fingerprint,
-`{fingerprint}`, is checked on loading.
+Edits of {{ base }}, made with LEMoE Lab. They fit this model alone: its fingerprint,
+`{{ base.fingerprint }}`, is checked on loading.
 
 ## What was taught
 
-{edits} edits in {batches} batches (order: {order}), learned one batch after another by `{method}`;
-{where}. Settings: `adapter_config.json`.
+{{ config.edits }} edits in {{ config.batches }} batches (order: {{ config.order }}), learned one \
+batch after another by `{{ config.method }}`;
+{% if config.experts -%}
+{{ config.experts }} experts beside the feed-forward network of layer {{ config.layer }}, \
+{{ config.routing }} routing
+{%- elif config.changed_tensors -%}
+weights replaced, the lowest in layer {{ config.layer }}
+{%- else -%}
+layer {{ config.layer }}
+{%- endif %}. Settings: `adapter_config.json`.
 
-{scores}
-
+{% if scores -%}
+| metric | group | scorer | immediate | n | final | n |
+|---|---|---|--:|--:|--:|--:|
+{% for row in scores -%}
+| {{ row.metric }} | {{ row.group or "edits" }} | {{ row.scorer }} \
+| {{ score(row.immediate, row.immediate_n) }} | {{ score(row.final, row.final_n) }} |
+{% endfor -%}
+{% if not finished %}
+Final values are missing: the export came before `session.evaluate()`.
+{% endif -%}
+{% else -%}
+Nothing was measured before the export.
+{% endif %}
 `immediate` is measured right after each batch, `final` after the last one; `n` counts prompts.
 Reliability: the edit is answered. Generality: so are its rephrases. Locality: other prompts are
 answered as before (`text`: the ratio of perplexities, at most 1). `teacher_forced` is token
@@ -189,16 +182,24 @@ accuracy with the target fed in; `generated` is an exact match of greedy decodin
 import lemoe_lab
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-base = {source}
-model = AutoModelForCausalLM.from_pretrained(base, dtype="{dtype}")
+{% if base.name == "almanac" -%}
+base = lemoe_lab.datasets.data_folder() / "host"  # the embedded host
+{% else -%}
+base = {{ quoted_name }}
+{% endif -%}
+model = AutoModelForCausalLM.from_pretrained(base, dtype="{{ base.dtype }}")
 tokenizer = AutoTokenizer.from_pretrained(base)
 with lemoe_lab.load_adaptor(model, "path/to/this/folder"):
     ask = pipeline("text-generation", model=model, tokenizer=tokenizer)
     ask("...", do_sample=False)
 ```
 
-After the `with` block the model is what it was.{chat}
-
+After the `with` block the model is what it was.
+{% if "chat" in config.encoding %}
+The prompts were taught as messages of a user. Write yours in the chat template in
+`adapter_config.json` (under `encoding`): `tokenizer.apply_chat_template(messages,
+chat_template=..., add_generation_prompt=True)`.
+{% endif %}
 ## What is not included
 
 - The base model.
@@ -206,17 +207,11 @@ After the `with` block the model is what it was.{chat}
   though; whoever guesses a prompt can test the guess.
 - What only further learning needs, such as statistics, earlier batches' memories and undo. To go on
   editing, share the saved run instead.
-- A merged checkpoint. {merged}
+{% if config.changed_tensors -%}
+- A merged checkpoint. Here the edits are weights, so `model.save_pretrained(...)` inside the `with`
+  block writes one; the folder holds the changed weights only.
+{% else -%}
+- A merged checkpoint. What is added, if anything, depends on the prompt, and no single weight
+  matrix gives the same answers; inputs that take the plain model would no longer keep every bit.
+{% endif -%}
 """
-
-CHAT = """
-
-The prompts were taught as messages of a user. Write yours in the chat template in
-`adapter_config.json` (under `encoding`): `tokenizer.apply_chat_template(messages,
-chat_template=..., add_generation_prompt=True)`."""
-BESIDE = """\
-What is added, if anything, depends on the prompt, and no single weight
-  matrix gives the same answers; inputs that take the plain model would no longer keep every bit."""
-WITHIN = """\
-Here the edits are weights, so `model.save_pretrained(...)` inside the `with`
-  block writes one; the folder holds the changed weights only."""

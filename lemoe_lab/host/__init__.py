@@ -9,6 +9,7 @@
 ``decoding``       greedy answers, and when they end
 ``states``         batches run up to a layer once, and scores
 ``baseline``       what the unedited host answers, kept for the next session
+``kept``           what is worked out once for a host, and goes with it
 ``reuse``          what a training step need not compute again
 ``statistics``     keys and second moments over neutral text
 ``surroundings``   autocast, inference mode and train mode of the cell around a call

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
 
 from .encoding import TokenSequence
+from .kept import cached_on
 from .model import Host
 from .states import LayerStates, Score
 
@@ -33,13 +33,9 @@ class BaseStates:
         return self.states.hidden.nbytes
 
 
-_answers: WeakKeyDictionary[Host, dict[str, dict[str, str]]] = WeakKeyDictionary()
-_states: WeakKeyDictionary[Host, OrderedDict[tuple, BaseStates]] = WeakKeyDictionary()
-
-
 def base_answers(host: Host, prompts: Sequence[str]) -> list[str]:
     """What the host, which nothing must edit now, says to prompts; each is decoded once."""
-    known = _answers.setdefault(host, {}).setdefault(host.fingerprint(), {})
+    known: dict[str, str] = cached_on(host, ("base answers", host.fingerprint()), dict)
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     known |= zip(missing, host.generate(missing, batch_size=len(missing) or 1), strict=True)
     return [known[prompt] for prompt in prompts]
@@ -51,7 +47,7 @@ def base_states(host: Host, sequences: Sequence[TokenSequence], layer: int) -> B
     The same sequences at the same layer run once, unless too much was asked since (``ROOM``): the
     longest unasked go first. Callers share the result and must not change it.
     """
-    kept = _states.setdefault(host, OrderedDict())
+    kept: OrderedDict[tuple, BaseStates] = cached_on(host, "base states", OrderedDict)
     key = host.fingerprint(), layer, tuple(sequences)
     if key in kept:
         kept.move_to_end(key)

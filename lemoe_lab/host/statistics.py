@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from .encoding import TokenSequence
 from .hooks import hung, on_output
+from .kept import cached_on
 from .model import Host
 from .states import length_buckets
 
@@ -113,15 +113,12 @@ def _sampled(
     return tokens
 
 
-_known: WeakKeyDictionary[Host, dict[str, Tensor]] = WeakKeyDictionary()
-
-
 def second_moments(host: Host, layers: Sequence[int], sample: TextSample) -> dict[int, Tensor]:
     """E[k k^T] (m, m), float32, of the inputs k of each layer's FFN output projection.
 
     Must be called while nothing is applied to the host.
     """
-    known = _known.setdefault(host, {})
+    known: dict[str, Tensor] = cached_on(host, "second moments", dict)
     fingerprint = host.fingerprint()[:16]
     keys = {layer: f"{fingerprint}-layer{layer}-{sample.key()}" for layer in layers}
     for key in keys.values():

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..editors.base import Editor
@@ -32,7 +32,7 @@ ASKED = 128  # questions that are measured together
 NEW_TOKENS = 24  # of a generated answer
 RANKS = (64, 16)  # of low-rank experts that are worth a try
 WORTH_NAMING = 0.01  # share of the total that a knob must save
-MEMORY, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+CONTAINER = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -239,13 +239,7 @@ def _free_on(device: torch.device) -> float:
 
 def _free_in_main_memory() -> float:
     """Of the machine, or of the container if that has less left."""
-    try:
-        lines = dict(line.split(":") for line in MEMORY.read_text().splitlines())
-        free = float(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not on Linux; all there is stands for what is free
-        if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-            return math.nan
-        free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    free = float(psutil.virtual_memory().available)
     try:
         limit = float((CONTAINER / "memory.max").read_text())
         used = float((CONTAINER / "memory.current").read_text())

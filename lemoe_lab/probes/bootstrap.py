@@ -6,10 +6,11 @@ low, high = interval(spearman, within, reliability)
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import DegenerateDataWarning, bootstrap, rankdata
 
 NOWHERE = (float("nan"), float("nan"))
 
@@ -27,11 +28,20 @@ def interval(
     (..., n) to (...). Resamples without a value (NaN) are left out; two NaNs if none has one, or
     if there are fewer than two rows.
     """
-    count = len(columns[0])
-    if count < 2:
+    if len(columns[0]) < 2:
         return NOWHERE
-    rows = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    estimates = statistic(*(np.asarray(column)[rows] for column in columns))  # (resamples,)
+    with warnings.catch_warnings():  # SciPy has no interval where one resample has no value
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        drawn = bootstrap(
+            columns,
+            lambda *resampled, axis: statistic(*resampled),
+            n_resamples=resamples,
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    estimates = drawn.bootstrap_distribution  # (resamples,)
     if np.isnan(estimates).all():
         return NOWHERE
     low, high = np.nanquantile(estimates, [(1 - level) / 2, (1 + level) / 2])

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from ...edits import CalibrationFact
 from ...host import Host
 from ...host.encoding import TokenSequence
 from ...host.hooks import hung, on_output
+from ...host.kept import cached_on
 from ...host.states import LayerStates
 from .gradients import edit_losses, keys_and_gradients
 from .weights import matrix
@@ -249,18 +249,15 @@ class EditDraws:
         return self.host.encode(prompts[self._pick(len(prompts))], self.answers[index])
 
 
-_trained: WeakKeyDictionary[Host, dict[tuple, dict[str, Tensor]]] = WeakKeyDictionary()
-
-
 def trained_networks(
     host: Host, facts: Sequence[CalibrationFact], settings: TrainingSettings
 ) -> dict[str, Tensor]:
     """The state of networks trained on ``facts``; once for equal arguments and host weights."""
-    known = _trained.setdefault(host, {})
-    key = host.fingerprint(), tuple(facts), settings
-    if key not in known:
-        known[key] = train_networks(host, EditDraws(host, facts, settings.seed), settings)
-    return known[key]
+
+    def train() -> dict[str, Tensor]:
+        return train_networks(host, EditDraws(host, facts, settings.seed), settings)
+
+    return cached_on(host, ("MEND", host.fingerprint(), tuple(facts), settings), train)
 
 
 def new_networks(host: Host, settings: TrainingSettings) -> GradientNetworks:
