@@ -10,19 +10,18 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import pandas as pd
 from torch import Tensor
 
+from ..editors.base import Editor
 from ..edits import EditStream
 from ..host import Host, load_host
 from ..host.model import EMBEDDED
 from ..metrics import Measurement, rows_of, table_of
 from .journal import Entry
 from .run import RunError, RunFolder
-
-if TYPE_CHECKING:
-    from ..session import EditSession
 
 REPORTED = ("losses", "experts", "train_seconds", "evaluate_seconds", "peak_bytes")
 
@@ -44,6 +43,22 @@ class Record:
         return self.immediate if self.evaluated is None else self.evaluated
 
 
+class Recorded(Protocol):
+    """What a recording reads of a session."""
+
+    host: Host
+    editor: Editor
+    stream: EditStream
+    records: list[Record]
+    immediate: tuple[str, ...]
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def metrics(self) -> pd.DataFrame: ...
+
+
 class Recording:
     """Keeps a run folder up to what a session has applied and measured.
 
@@ -57,7 +72,7 @@ class Recording:
         self._written = list(written)
 
     @classmethod
-    def begun(cls, run: RunFolder, session: EditSession) -> Recording:
+    def begun(cls, run: RunFolder, session: Recorded) -> Recording:
         """A new run in an empty folder, nothing being applied yet."""
         run.start(_described(session, run), session.editor.step_state(0))
         return cls(run, session.stream, [replace(session.records[0], evaluated=None)])
@@ -69,7 +84,7 @@ class Recording:
             return os.path.samefile(path, self.run.path)  # some systems ignore upper case
         return path == self.run.path
 
-    def update(self, session: EditSession) -> None:
+    def update(self, session: Recorded) -> None:
         """Write what the folder lacks, after dropping what the session took back."""
         records, known = session.records, self._known(session.records)
         if known < len(self._written):
@@ -90,7 +105,7 @@ class Recording:
             self.run.append(step, state, immediate, record.report, evaluated)
             self._written.append(record)
 
-    def finish(self, session: EditSession) -> None:
+    def finish(self, session: Recorded) -> None:
         """Write the whole adaptor and all measurements, each as one file."""
         self.run.finish(session.editor.state_dict(), session.metrics)
 
@@ -126,7 +141,7 @@ def load_evaluation(run: RunFolder, entry: Entry, repair: bool) -> list[Measurem
 # The host of a run
 
 
-def _described(session: EditSession, run: RunFolder) -> dict:
+def _described(session: Recorded, run: RunFolder) -> dict:
     """All that decides a run, as plain data."""
     host, editor = session.host, session.editor
     with editor.disabled():
