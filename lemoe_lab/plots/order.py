@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from .. import probes
+from ..probes import order_summary, similarity_correlation
 from .style import GREY, axes_for, caption, inches_across, method_colour, style
 
 MARKERS = {
@@ -41,12 +41,19 @@ SIMILARITIES = {
 
 
 @style()
-def order_violin(frame: pd.DataFrame, ax: Axes | None = None, value: str = "reliability") -> Axes:
+def order_violin(
+    frame: pd.DataFrame,
+    ax: Axes | None = None,
+    value: str = "reliability",
+    *,
+    summary: pd.DataFrame | None = None,
+) -> Axes:
     """One violin per editor over the orders, and every order as a point.
 
-    ``frame`` comes from ``probes.order``; ``value`` is one of its columns.
+    ``frame`` comes from ``probes.order``; ``value`` is one of its columns. Means and spreads are
+    those of ``summary``, by default ``probes.order_summary(frame, value)``.
     """
-    summary = probes.order_summary(_known(frame, value), value)
+    summary = order_summary(_known(frame, value), value) if summary is None else summary
     names = list(summary["editor"])
     ax = axes_for(ax, (max(6, 1.5 + 1.7 * len(names)), 5))
     markers = _markers(frame)
@@ -89,15 +96,18 @@ def similarity_scatter(
     ax: Axes | None = None,
     similarity: str = "within",
     value: str = "reliability",
+    *,
+    correlation: pd.DataFrame | None = None,
 ) -> Axes:
     """How alike the edits of a batch are against how the run ends; a point per run.
 
     ``frame`` comes from ``probes.order``. The legend gives Spearman's rho of every editor with its
-    95% bootstrap interval over the orders.
+    95% bootstrap interval over the orders: those of ``correlation``, by default
+    ``probes.similarity_correlation(frame, value)``.
     """
     rows = _known(_known(frame, value), similarity)
-    table = probes.similarity_correlation(rows, value)
-    table = table[table["similarity"] == similarity].set_index("editor")
+    correlation = similarity_correlation(rows, value) if correlation is None else correlation
+    table = correlation[correlation["similarity"] == similarity].set_index("editor")
     ax = axes_for(ax, (8, 5.5))
     markers = _markers(rows)
     methods = []

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .. import probes
+from ..probes.routing import at_step, prompts_of
 from .bands import line_over_steps
 from .cells import ROOM_FOR_A_NUMBER, bar_beside, draw_cells, middles
 from .style import (
@@ -40,15 +41,18 @@ def routing_heatmap(
     group: str = "",
     step: int | None = None,
     colour_bar: bool = True,
+    *,
+    matrix: pd.DataFrame | None = None,
 ) -> Axes:
     """Expert at training against expert at inference, rows sum to 1; one editor in one order.
 
     ``frame`` comes from ``probes.routing``; ``group`` and ``step`` choose the prompts and the time
-    as in ``probes.routing_matrix``. Framed cells: the expert that learned the edit answers it.
+    as in ``probes.routing_matrix``, which also makes the ``matrix`` that is drawn, if none is
+    passed. Framed cells: the expert that learned the edit answers it.
     Rows of experts that learned nothing stay empty. Of several heatmaps side by side only the
     last one needs its ``colour_bar``.
     """
-    table = probes.routing_matrix(frame, group, step)
+    table = probes.routing_matrix(frame, group, step) if matrix is None else matrix
     experts = len(table)
     bypassed = "bypass" in table
     ax = axes_for(ax, (7 + 0.6 * bypassed, 6))
@@ -66,23 +70,29 @@ def routing_heatmap(
     _label_experts(ax, experts, bypassed, cell)
     if colour_bar:
         bar_beside(ax, mesh, "share of prompts")
-    rows = _counted(frame, group)
-    if step is not None:
-        rows = rows[rows["step"] == step]
+    rows = prompts_of(frame, group)
+    rows = rows if step is None else at_step(rows, step)
     ax.set_title("{editor} ({order})".format(**rows.iloc[0]), loc="left")
     caption(ax, rows, "cells: all seeds together", whiskers=False, measured=PROMPTS[group])
     return ax
 
 
 @style()
-def routing_consistency(frame: pd.DataFrame, ax: Axes | None = None, group: str = "") -> Axes:
+def routing_consistency(
+    frame: pd.DataFrame,
+    ax: Axes | None = None,
+    group: str = "",
+    *,
+    consistency: pd.DataFrame | None = None,
+) -> Axes:
     """Share of the edits so far that still go to the expert that learned them, batch after batch.
 
-    ``frame`` comes from ``probes.routing``. Runs of a single batch beside longer ones (batch mode)
-    are drawn as a level line.
+    ``frame`` comes from ``probes.routing``, and what is drawn is ``consistency``, by default
+    ``probes.routing_consistency(frame, group)``. Runs of a single batch beside longer ones (batch
+    mode) are drawn as a level line.
     """
     rows = with_method(frame)
-    table = probes.routing_consistency(frame, group)
+    table = probes.routing_consistency(frame, group) if consistency is None else consistency
     table = table.merge(rows[["editor", "order", "method"]].drop_duplicates())
     ax = axes_for(ax, (8, 5))
     last = table["step"].max()
@@ -96,12 +106,8 @@ def routing_consistency(frame: pd.DataFrame, ax: Axes | None = None, group: str 
     ax.set_ylabel("edits at the expert\nthat learned them")
     legend_above(ax)
     note = "lines: mean over seeds; shaded: lowest to highest seed"
-    caption(ax, _counted(frame, group), note, whiskers=False, measured=PROMPTS[group])
+    caption(ax, prompts_of(frame, group), note, whiskers=False, measured=PROMPTS[group])
     return ax
-
-
-def _counted(frame: pd.DataFrame, group: str) -> pd.DataFrame:
-    return frame[(frame["group"] == group) & ~frame["superseded"]]
 
 
 def _frame_diagonal(ax: Axes, experts: int, margin: float) -> None:

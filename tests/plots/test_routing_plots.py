@@ -12,7 +12,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from lemoe_lab import plots
+from lemoe_lab import plots, probes
 from lemoe_lab.plots.order import POINT_HEIGHT, side_by_side
 
 
@@ -252,6 +252,24 @@ def test_scatter_gives_each_kind_of_order_its_marker():
 def test_scatter_without_similarities_says_what_is_missing():
     with pytest.raises(ValueError, match="no 'within'"):
         plots.similarity_scatter(orders().drop(columns="within"))
+
+
+# Tables that were made before
+
+
+def test_figures_draw_the_tables_they_are_given():
+    """Nothing is computed again that was computed once, and perhaps stored."""
+    frame, routed = orders(), routes()
+    summary = probes.order_summary(frame).assign(spread=0.25)
+    assert "spread\n0.25" in texts(plots.order_violin(frame, summary=summary))
+    correlation = probes.similarity_correlation(frame).assign(rho=0.3, low=0.1, high=0.5)
+    ax = plots.similarity_scatter(frame, correlation=correlation)
+    assert "ρ = 0.30 [0.10, 0.50]" in legend_of(ax)[0]
+    matrix = probes.routing_matrix(routed) * 0.5
+    assert cells_of(plots.routing_heatmap(routed, matrix=matrix)).get_array().max() == 0.5
+    consistency = probes.routing_consistency(routed).assign(value=0.75)
+    (line,) = plots.routing_consistency(routed, consistency=consistency).lines
+    assert set(line.get_ydata()) == {0.75}
 
 
 # Drift
