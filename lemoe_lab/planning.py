@@ -16,11 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
-from sklearn.cluster import AgglomerativeClustering, KMeans
+import scipy
 
 from .edits import Edit, EditError, EditStream, FactIndex, normalise
 from .similarity import (
@@ -150,6 +146,8 @@ class KMeansOrder(_ClusterOrder):
     name: ClassVar[str] = "k-means"
 
     def centroids(self, points: np.ndarray, count: int) -> np.ndarray:
+        from sklearn.cluster import KMeans  # takes a second, which only who plans so pays
+
         return KMeans(count, n_init=4, random_state=self.seed).fit(points).cluster_centers_
 
 
@@ -160,6 +158,8 @@ class HierarchicalOrder(_ClusterOrder):
     name: ClassVar[str] = "hierarchical"
 
     def centroids(self, points: np.ndarray, count: int) -> np.ndarray:
+        from sklearn.cluster import AgglomerativeClustering  # takes a second, see KMeansOrder
+
         if count == 1:  # AgglomerativeClustering refuses a single edit
             return points.mean(0, keepdims=True)
         labels = AgglomerativeClustering(count, linkage="ward").fit_predict(points)
@@ -203,8 +203,8 @@ def balanced_assignment(
             f"{list(sizes)}: one size per centroid, and a sum of {len(points)}"
         )
     slots = np.repeat(np.arange(len(sizes)), sizes)  # (N,)
-    costs = cdist(points, centroids, "sqeuclidean")[:, slots]  # (N, N)
-    _, chosen = linear_sum_assignment(costs)
+    costs = scipy.spatial.distance.cdist(points, centroids, "sqeuclidean")[:, slots]  # (N, N)
+    _, chosen = scipy.optimize.linear_sum_assignment(costs)
     return slots[chosen]
 
 
@@ -228,8 +228,9 @@ def _facts(edits: Sequence[Edit]) -> list[int]:
     index = FactIndex(edits, normalise)
     pairs = [(place[edit.id], place[other.id]) for edit in edits for other in index.same(edit)]
     rows, columns = np.array(pairs).T
-    links = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(edits), len(edits)))
-    _, facts = connected_components(links, directed=False)
+    shape = len(edits), len(edits)
+    links = scipy.sparse.coo_array((np.ones(len(pairs)), (rows, columns)), shape=shape)
+    _, facts = scipy.sparse.csgraph.connected_components(links, directed=False)
     return facts.tolist()
 
 

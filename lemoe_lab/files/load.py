@@ -17,12 +17,12 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..editors import ConfigError, Editor, by_name
 from ..editors.base import tensors_of
@@ -30,6 +30,9 @@ from ..edits import CalibrationFact, Edit, EditStream
 from ..host import Host
 from ..host.surroundings import ordinary
 from .folders import RunError, file_hash, recover
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FORMAT = 1
 TENSORS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
@@ -180,6 +183,8 @@ def load_adaptor(
     RuntimeError
         If the model carries edits already.
     """
+    from transformers import PreTrainedModel  # takes a second, which only who loads pays
+
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"load_adaptor takes a transformers model, not a {type(model).__name__}; "

@@ -13,14 +13,17 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 
 from .feed_forward import FFNView, named_arguments
 from .hooks import hung
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes a second
 
 FFN_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 FINAL_NORM_NAMES = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")

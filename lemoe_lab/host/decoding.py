@@ -14,16 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from ..answers import Expected, sentence_end
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes a second
+
     from .model import Host
 
 LIMIT = 256  # tokens of an answer, if nobody says how many

@@ -13,15 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..answers import Expected, heard
 from ..datasets import data_folder
@@ -35,6 +31,9 @@ from .gguf import PACKAGED, how_to_install, packaged, unpacked
 from .prompts import seat_of
 from .states import LayerStates, Score, length_buckets, target_places
 from .surroundings import ordinarily, with_normal_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # takes a second
 
 EMBEDDED = "almanac"  # the name of the host that comes with the library
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
-from sklearn.isotonic import isotonic_regression
 
 from .bands import mean_line
 from .style import axes_for, caption, method_styles, over_seeds, style, with_method
@@ -59,6 +58,8 @@ def scaling(
 
 def _names_at_ends(ax: Axes, ends: dict[str, float], looks: dict[str, dict]) -> None:
     """The name of every line beside its end, moved apart where they would overlap."""
+    from sklearn.isotonic import isotonic_regression  # takes a second, which only who draws pays
+
     order = sorted(ends, key=ends.__getitem__)
     steps = APART * np.arange(len(order))
     # As near to the ends as names can be that keep their order and their distance.

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap, rankdata
+import scipy
 
 NOWHERE = (float("nan"), float("nan"))
 
@@ -31,8 +31,8 @@ def interval(
     if len(columns[0]) < 2:
         return NOWHERE
     with warnings.catch_warnings():  # SciPy has no interval where one resample has no value
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        drawn = bootstrap(
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        drawn = scipy.stats.bootstrap(
             columns,
             lambda *resampled, axis: statistic(*resampled),
             n_resamples=resamples,
@@ -58,7 +58,9 @@ def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Values that differ by less than 1e-9 count as equal.
     """
-    ranks = [rankdata(np.round(values, 9), axis=-1) for values in (one, other)]  # (..., n)
+    ranks = [
+        scipy.stats.rankdata(np.round(values, 9), axis=-1) for values in (one, other)
+    ]  # (..., n)
     one, other = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
     spread = np.sqrt((one**2).sum(-1) * (other**2).sum(-1))
     covariance = (one * other).sum(-1)

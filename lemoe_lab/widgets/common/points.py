@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from sklearn.decomposition import PCA
 
 # Okabe and Ito without their yellow, which is lost on white; black turns over in a dark theme.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -49,6 +48,8 @@ def principal_axes(points: np.ndarray) -> Axes2:
     The largest entry of each is positive, so that a map is never mirrored by chance. Directions
     that the points do not have (fewer than three points, or all alike) are zero.
     """
+    from sklearn.decomposition import PCA  # takes a second, which only who draws pays
+
     points = np.asarray(points, dtype=np.float64)
     width = points.shape[1]
     directions, shares = np.zeros((2, width)), np.zeros(2)
