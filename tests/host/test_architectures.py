@@ -30,7 +30,7 @@ from lemoe_lab.host import Host
 from lemoe_lab.host.architectures import run_layer
 from lemoe_lab.host.encoding import TokenSequence
 from lemoe_lab.host.feed_forward import is_mixture, linears, sizes, standalone
-from lemoe_lab.host.reuse import spared
+from lemoe_lab.host.reuse import reused
 from lemoe_lab.host.states import target_places
 from lemoe_lab.probes.oracle import ConstantRouter
 from lemoe_lab.probes.tracing import attention
@@ -190,7 +190,7 @@ def test_work_that_training_is_spared_changes_no_prediction(random, edits):
     before, kept = traces(random), {}
     with torch.no_grad():
         for _ in range(2):  # the second time the edited layer's attention and FFN do not run
-            with spared(random, states, LAYER, kept):
+            with reused(random, states, LAYER, kept):
                 final = random.finish(states, LAYER)
             assert torch.allclose(final[places], states.final[places], atol=1e-5)
         assert torch.equal(random.finish(states, LAYER), states.final)

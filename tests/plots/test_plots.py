@@ -170,10 +170,18 @@ def test_rings_of_immediate_are_hollow_in_the_colour_of_the_method(frame):
     assert to_hex(immediate.get_markeredgecolor()) == plots.method_colour(EDITORS[0]).lower()
 
 
-def test_the_library_is_imported_without_the_drawing_one():
-    code = "import sys, lemoe_lab; print('seaborn' in sys.modules)"
+@pytest.mark.parametrize("library", ["seaborn", "matplotlib", "ipywidgets", "sklearn"])
+def test_the_library_is_imported_without_what_only_some_calls_need(library):
+    code = f"import sys, lemoe_lab; print({library!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_plots_and_widgets_are_there_without_an_import_of_their_own():
+    code = "import lemoe_lab as ll; print(ll.plots.save.__name__, ll.widgets.__name__, dir(ll))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("save lemoe_lab.widgets")
+    assert "'plots'" in done.stdout and "'widgets'" in done.stdout
 
 
 def test_a_method_has_the_same_colour_in_every_figure(frame, local):
