@@ -49,11 +49,13 @@ class Recorded(Protocol):
     host: Host
     editor: Editor
     stream: EditStream
-    records: list[Record]
     immediate: tuple[str, ...]
 
     @property
     def steps(self) -> int: ...
+
+    @property
+    def records(self) -> list[Record]: ...
 
     @property
     def metrics(self) -> pd.DataFrame: ...
