@@ -5,5 +5,5 @@
 ``routing``      ``Routes``, and the routers of LEMoE: KV anchors (the paper) and scoped (ours)
 ``anchors``      the addresses of edits, and the similarity that a prompt needs
 ``calibration``  the space that scoped routing compares prompts in, found once and frozen
-``batched``      many experts at once while decoding; no part of the method
+``dispatch``     who answers which rows, all at once while decoding; no part of the method
 """

@@ -37,11 +37,6 @@ class Threshold:
     anchors: int = 1
 
     @classmethod
-    def fixed(cls, similarity: float) -> Threshold:
-        """The same similarity among however many anchors."""
-        return cls(torch.tensor([similarity]))
-
-    @classmethod
     def of_state(cls, state: Mapping[str, Tensor]) -> Threshold:
         """What :meth:`state` gave."""
         return cls(state["rivals"], state["rank"].item(), int(state["anchors"]))

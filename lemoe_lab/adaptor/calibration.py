@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from ..edits import CalibrationFact
 from ..host import Host
+from ..host.kept import cached_on
 from .anchors import Threshold
 
 
@@ -209,9 +209,6 @@ class Space:
     addresses: Tensor
 
 
-_spaces: WeakKeyDictionary[Host, dict[tuple, Space]] = WeakKeyDictionary()
-
-
 def embedding_space(host: Host, facts: Sequence[CalibrationFact]) -> Space:
     """The space of centred mean embeddings, where KV anchor routing stores addresses."""
     data = calibration_set(facts, host.embed([prompt for fact in facts for prompt in fact.prompts]))
@@ -226,11 +223,12 @@ def scoped_space(
 
     The addresses of its facts are each from a fit without the fact's subject.
     """
-    known = _spaces.setdefault(host, {})
-    key = host.fingerprint(), tuple(facts), layer, width, seed
-    if key not in known:
+
+    def fitted() -> Space:
         prompts = [prompt for fact in facts for prompt in fact.prompts]
         data = calibration_set(facts, host.prompt_states(prompts, layer))
         addresses = held_out_addresses(data, width, seed)
-        known[key] = Space(*fit_projection(data, width, seed), data, addresses)
-    return known[key]
+        return Space(*fit_projection(data, width, seed), data, addresses)
+
+    key = ("scoped space", host.fingerprint(), tuple(facts), layer, width, seed)
+    return cached_on(host, key, fitted)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..host import Host
 from ..host.hooks import Hung, PromptGate
 from ..host.prompts import Prompt, last_of
-from .batched import Dispatcher
+from .dispatch import Dispatcher
 from .experts import wide
 from .routing import Router, Routes
 

@@ -124,19 +124,13 @@ class LEMoE(BypassEditor):
 
     @property
     def name(self) -> str:
-        config = self.config
-        if config.routing == "scoped":
-            name = "LEMoE scoped"
-        elif config.rehearse_anchors and config.bypass:
-            name = "LEMoE KV anchor"
-        else:
-            switches = {
-                "centred": config.centre and not config.rehearse_anchors,
-                "rehearsed": config.rehearse_anchors,
-                "bypass": config.bypass,
-            }
-            on = " + ".join(word for word, is_on in switches.items() if is_on)
-            name = f"LEMoE KV anchor, {on or 'literal'}"
+        config, name = self.config, "LEMoE scoped"
+        if config.routing == "kv_anchor":
+            centred = config.centre and not config.rehearse_anchors
+            switches = {"centred": centred, "rehearsed": config.rehearse_anchors}
+            on = [word for word, is_on in switches.items() if is_on] + ["bypass"] * config.bypass
+            words = " + ".join(on) or "literal"
+            name = "LEMoE KV anchor" + f", {words}" * (words != "rehearsed + bypass")
         if config.insert:
             return name
         return f"{name}, one expert".removeprefix("LEMoE KV anchor, literal, ")

@@ -10,6 +10,7 @@
 ``states``         batches run up to a layer once, and scores
 ``baseline``       what the unedited host answers, kept for the next session
 ``kept``           what is worked out once for a host, and goes with it
+``batched``        many modules of one kind at once
 ``reuse``          what a training step need not compute again
 ``statistics``     keys and second moments over neutral text
 ``surroundings``   autocast, inference mode and train mode of the cell around a call

@@ -19,16 +19,13 @@ import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .prompts import SEVERAL_TEXTS, UNDECIDED, Generation, Kept, Prompt, ends, seat_of
-
-PACKED = ("cu_seq_lens_q", "block_table", "read_index", "write_index")  # several texts in one row
+from .prompts import UNDECIDED, Generation, Kept, Pass, Prompt, ends, read, seat_of
 
 
 class Hung(ExitStack):
@@ -59,14 +56,6 @@ def on_output(
         return (changed, *output[1:]) if several and changed is not None else changed
 
     return module.register_forward_hook(hook)
-
-
-@dataclass
-class Pass:
-    """One forward pass of the decoder: its prompt (None if it only goes on), what holds in it."""
-
-    prompt: Prompt | None
-    kept: Kept
 
 
 class _Now(threading.local):
@@ -171,12 +160,7 @@ class PromptGate:
         if not self._decides:
             self._now.current = None
             return
-        ids = args[0] if args else kwargs.get("input_ids")
-        inputs = kwargs["inputs_embeds"] if ids is None else ids
-        if any(kwargs.get(name) is not None for name in PACKED) and kwargs.get("cache") is not None:
-            raise RuntimeError(SEVERAL_TEXTS)
-        cache = kwargs.get("past_key_values")
-        seen = int(cache.get_seq_length()) if cache is not None else 0
+        inputs, cache, seen = read(args, kwargs)
         if self._now.generation is not None:
             self._now.current = self._generated_pass(inputs, seen, kwargs)
         elif seen:
@@ -230,24 +214,19 @@ class PromptGate:
 
     def _changed(self, x: Tensor, output: Tensor) -> Tensor:
         """The module's output (B, L, d) with what is decided for its input x (B, L, d)."""
-        given = self._now.given
-        if self._now.muted or (given is UNDECIDED and self.version() is None):
+        if self._now.muted or (self._now.given is UNDECIDED and self.version() is None):
             return output
         exact = torch.autocast(x.device.type, enabled=False)
         with exact if torch.is_autocast_enabled(x.device.type) else nullcontext():
-            prompt, decision = self._decision(x) if given is UNDECIDED else (self._at(x), given)
+            prompt, decision = self._decision(x)
             return output if decision is None else self.apply(x, output, decision, prompt)
 
     def _decision(self, x: Tensor) -> tuple[Prompt | None, Any]:
-        current = self._now.current
-        if current is None:
-            prompt = self._at(x)
-            return prompt, self.decide(x, prompt) if self.decide else UNDECIDED
+        current, given = self._now.current, self._now.given
+        if current is None or given is not UNDECIDED:  # rows may run through some layers alone
+            prompt = Prompt(ends(x, self._seat.prompt_lengths))
+            return prompt, self.decide(x, prompt) if given is UNDECIDED and self.decide else given
         if current.kept.decision is UNDECIDED:
             assert current.prompt is not None and self.decide is not None
             current.kept.decision = self.decide(x, current.prompt)
         return current.prompt, current.kept.decision
-
-    def _at(self, x: Tensor) -> Prompt:
-        """The prompts of rows that run through the layers alone."""
-        return Prompt(ends(x, self._seat.prompt_lengths))

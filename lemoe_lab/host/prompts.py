@@ -17,6 +17,7 @@ SEVERAL_TEXTS = (
     "editor; call model.generate with padded rows instead, or close the session first"
 )
 AGAIN = "; give the model the whole prompt in one pass, or call model.generate with it"
+PACKED = ("cu_seq_lens_q", "block_table", "read_index", "write_index")  # several texts in one row
 WRAPPED = ("generate", "init_continuous_batching")
 
 
@@ -55,6 +56,16 @@ class Prompt:
         if self.whole is None:
             return last_tokens(self.mask)
         return last_tokens(self.whole) - self.begins
+
+
+def read(args: Sequence, kwargs: dict) -> tuple[Tensor, object, int]:
+    """What a decoder is called with: ids or embeddings, its cache, and how much that has seen."""
+    ids = args[0] if args else kwargs.get("input_ids")
+    if any(kwargs.get(name) is not None for name in PACKED) and kwargs.get("cache") is not None:
+        raise RuntimeError(SEVERAL_TEXTS)
+    cache = kwargs.get("past_key_values")
+    seen = int(cache.get_seq_length()) if cache is not None else 0
+    return kwargs["inputs_embeds"] if ids is None else ids, cache, seen
 
 
 def ends(rows: Tensor, lengths: Tensor | None) -> Tensor:
@@ -117,6 +128,14 @@ class Kept:
                 f"could be the rest of a prompt, which as a whole decides who answers it{AGAIN}"
             )
         return self
+
+
+@dataclass
+class Pass:
+    """One forward pass of the decoder: its prompt (None if it only goes on), what holds in it."""
+
+    prompt: Prompt | None
+    kept: Kept
 
 
 class Gate(Protocol):

@@ -149,7 +149,7 @@ def test_states_are_detached_from_training(new):
 
 
 def test_a_fixed_threshold_is_the_same_among_any_number_of_anchors():
-    threshold = Threshold.fixed(0.7)
+    threshold = Threshold(torch.tensor([0.7]))
     assert [threshold.among(n) for n in (0, 1, 1000)] == pytest.approx([0.7] * 3)
 
 
@@ -286,7 +286,7 @@ def test_a_centred_router_sees_the_distance_from_the_mean_at_length_sqrt_d():
 
 def test_kv_anchor_bypasses_below_the_similarity_of_its_nearest_address():
     router = KVAnchorRouter(
-        2, 4, seed=0, mean=torch.tensor([1.0, 1.0]), bypass=Threshold.fixed(0.5)
+        2, 4, seed=0, mean=torch.tensor([1.0, 1.0]), bypass=Threshold(torch.tensor([0.5]))
     )
     router.grow(torch.tensor([[3.0, 1.0], [1.0, 4.0]]), 0)
     routes = router.route(torch.tensor([[1.0, 2.0], [2.0, 1.5], [0.0, 0.5]]))
@@ -366,9 +366,11 @@ def test_scoped_similarity_is_the_cosine_after_centring_and_projecting():
 
 
 def test_a_prompt_exactly_at_the_threshold_is_taken_for_the_edit():
-    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold.fixed(0.6))
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold(torch.tensor([0.6])))
     router.grow(torch.tensor([[1.0, 0.0]]), 0)
-    router.bypass = Threshold.fixed(router.route(torch.tensor([[3.0, 4.0]])).similarity.item())
+    router.bypass = Threshold(
+        torch.tensor([router.route(torch.tensor([[3.0, 4.0]])).similarity.item()])
+    )
     assert router.route(torch.tensor([[3.0, 4.0]])).expert.item() == 0
 
 

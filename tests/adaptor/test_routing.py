@@ -54,7 +54,7 @@ def test_rehearsal_loss_falls_when_the_projection_learns_the_old_addresses():
 
 
 def test_scoped_router_sends_a_prompt_to_its_nearest_anchor():
-    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold.fixed(0.9))
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold(torch.tensor([0.9])))
     router.grow(torch.tensor([[1.0, 0.0]]), 0)
     router.grow(torch.tensor([[0.0, 1.0]]), 1)
     routes = router.route(torch.tensor([[2.0, 0.1], [0.1, 3.0], [1.0, 1.0]]))
@@ -64,7 +64,7 @@ def test_scoped_router_sends_a_prompt_to_its_nearest_anchor():
 
 def test_a_new_anchor_never_takes_over_an_earlier_prompt():
     torch.manual_seed(0)
-    router = ScopedRouter(torch.zeros(8), torch.eye(8), Threshold.fixed(0.5))
+    router = ScopedRouter(torch.zeros(8), torch.eye(8), Threshold(torch.tensor([0.5])))
     first = torch.randn(20, 8)
     router.grow(first, 0)
     for expert in range(1, 30):
@@ -115,7 +115,7 @@ def test_threshold_counts_the_anchors_that_are_not_retired():
 
 
 def test_router_without_anchors_bypasses_everything():
-    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold.fixed(0.5))
+    router = ScopedRouter(torch.zeros(2), torch.eye(2), Threshold(torch.tensor([0.5])))
     assert router.route(torch.ones(3, 2)).expert.flatten().tolist() == [-1, -1, -1]
 
 
@@ -175,7 +175,7 @@ def test_prompts_are_one_where_the_stream_has_them_as_one(host):
 
 def routers() -> dict:
     """A router of every kind that learns."""
-    scoped = ScopedRouter(torch.zeros(8), torch.eye(8), Threshold.fixed(0.5))
+    scoped = ScopedRouter(torch.zeros(8), torch.eye(8), Threshold(torch.tensor([0.5])))
     rehearsed = KVAnchorRouter(8, 6, seed=0, mean=torch.zeros(8), centred=True)
     return {
         "scoped": scoped,

@@ -98,7 +98,9 @@ def test_an_editor_that_shares_its_experts_counts_them_once(shared):
 
 def test_oracle_routes_find_what_the_experts_know(finished, monkeypatch):
     router = finished.editor.adaptor.router
-    monkeypatch.setattr(router, "bypass", Threshold.fixed(2.0))  # by itself it finds nothing
+    monkeypatch.setattr(
+        router, "bypass", Threshold(torch.tensor([2.0]))
+    )  # by itself it finds nothing
     scores = probes.scaling(probes.oracle(finished)).iloc[0]
     assert scores["editor"] == "LEMoE scoped, oracle routing"
     assert scores["reliability"] == scores["locality"] == 1.0

@@ -1,4 +1,4 @@
-"""Who answers which rows, and many experts at once; no part of the method, only its speed.
+"""Who answers which rows, one by one or all at once; no part of the method, only its speed.
 
     for expert, rows, gate in Dispatcher().answers(experts, routes, x):
         change = gate * expert(x[rows])
@@ -9,14 +9,12 @@ token: calling experts one after the other then costs more than what they comput
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from ..host.batched import batch_modules
 from .experts import Expert
 from .routing import BYPASS, Routes
 
@@ -71,42 +69,3 @@ def all_at_once(answers: list[Answer], x: Tensor) -> list[Answer]:
     if batched is None:
         return answers
     return [(batched, rows, torch.cat([gate for *_, gate in answers]))]
-
-
-class BatchedModules:
-    """Modules that differ in nothing but their weights, which are copied: row i is module i's."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        states = [_state(module) for module in modules]
-        self._state = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-        self._body = copy.deepcopy(modules[0]).to("meta")
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.vmap(self._one)(self._state, x)
-
-    def _one(self, state: dict[str, Tensor], row: Tensor) -> Tensor:
-        return functional_call(self._body, state, (row,))
-
-
-def batch_modules(modules: Sequence[nn.Module], x: Tensor, room: int) -> BatchedModules | None:
-    """The modules as one, for inputs like x (n, ..., d), or None where that cannot be.
-
-    That is where their copies take more than ``room`` bytes, and where they compute something that
-    ``torch.vmap`` cannot run for many at once (an autograd function of their own, as BLOOM's GELU).
-    """
-    size = sum(tensor.nbytes for module in modules for tensor in _state(module).values())
-    if size > room:
-        return None
-    batched = BatchedModules(modules)
-    try:
-        batched(x)
-    except RuntimeError:
-        return None
-    return batched
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters, whether they are being trained or not, and buffers."""
-    named = chain(module.named_parameters(), module.named_buffers())
-    return {name: tensor.detach() for name, tensor in named}
