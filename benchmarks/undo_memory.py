@@ -80,7 +80,7 @@ def _run(host: ll.Host, editor: Editor, stream: ll.EditStream) -> dict[str, floa
             started = time.perf_counter()
             editor.edit(batch)
             seconds.append(time.perf_counter() - started)
-        history = editor._history
+        history = editor.snapshots
         routers = [snapshot.router for snapshot in history if hasattr(snapshot, "router")]
         return {
             "snapshots (MB)": held_bytes(history) / 1e6,

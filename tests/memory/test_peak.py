@@ -49,7 +49,7 @@ def test_twice_the_edits_make_undo_hold_twice_as_much(host, singles, held_bytes,
         for batch in singles:
             editor.edit(batch)
             if batch.step in (40, 80):
-                held[batch.step] = held_bytes(editor._snapshots)
+                held[batch.step] = held_bytes(editor.snapshots)
     finally:
         editor.detach()
     assert held[80] <= 2.1 * held[40]
@@ -64,7 +64,7 @@ def test_what_a_router_holds_is_counted_by_the_estimate(host, singles, held_byte
     try:
         for batch in singles:
             editor.edit(batch)
-        routers = [snapshot.router for snapshot in editor._snapshots]
+        routers = [snapshot.router for snapshot in editor.snapshots]
         held = held_bytes([routers, editor.adaptor.router.memory])
     finally:
         editor.detach()

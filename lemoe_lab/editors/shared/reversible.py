@@ -29,7 +29,7 @@ class ReversibleEditor(Editor):
         super().__init__(**settings)
         self._host: Host | None = None
         self._steps = 0
-        self._snapshots: list = []  # after 0, 1, ... batches; those past `steps` were taken back
+        self.snapshots: list = []  # after 0, 1, ... batches; those past `steps` were taken back
         self._learned: dict[int, int] = {}  # by step, which of all batches ever learned it was
 
     # What a method decides
@@ -75,7 +75,7 @@ class ReversibleEditor(Editor):
     @property
     def redoable(self) -> int:
         """How many batches :meth:`redo` can bring back."""
-        return len(self._snapshots) - 1 - self._steps
+        return len(self.snapshots) - 1 - self._steps
 
     @property
     def version(self) -> Hashable:
@@ -91,11 +91,11 @@ class ReversibleEditor(Editor):
     ) -> None:
         host.claim(self)
         self._host = host
-        self._steps, self._snapshots, self._learned = 0, [], {}
+        self._steps, self.snapshots, self._learned = 0, [], {}
         try:
             with ordinary(host.model, learning=True):
                 self._hang_on(stream, calibration)
-                self._snapshots.append(self._snapshot())
+                self.snapshots.append(self._snapshot())
         except BaseException:
             self.detach()
             raise
@@ -129,11 +129,11 @@ class ReversibleEditor(Editor):
         except BaseException:
             self._go_to(self._steps - 1)
             raise
-        self._snapshots[self._steps :] = [made]
+        self.snapshots[self._steps :] = [made]
 
     def _go_to(self, step: int) -> None:
         self._steps = step
-        self._restore(self._snapshots[step])
+        self._restore(self.snapshots[step])
 
     @ordinarily
     def undo(self) -> None:
@@ -149,7 +149,7 @@ class ReversibleEditor(Editor):
 
     def _after(self, step: int) -> object:
         """The snapshot from right after batch ``step``."""
-        return self._snapshots[step]
+        return self.snapshots[step]
 
 
 class HookedEditor(ReversibleEditor):

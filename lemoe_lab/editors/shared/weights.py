@@ -92,7 +92,7 @@ class WeightEditor(ReversibleEditor):
 
     def _earlier_memories(self) -> list[dict[str, Tensor]]:
         """While a batch is learned: :attr:`memory` after each earlier batch, the oldest first."""
-        return [snapshot.memory for snapshot in self._snapshots[1 : self.steps]]
+        return [snapshot.memory for snapshot in self.snapshots[1 : self.steps]]
 
     def _point_at(self, weights: dict[str, Tensor]) -> None:
         for name, tensor in weights.items():
