@@ -104,6 +104,22 @@ def batch_mode_forgets_nothing(shown):
     assert once["immediate"] == once["final"]
 
 
+@claim("01_immediate_vs_final", "With the shared experts more is left of the newer batches")
+def older_batches_of_the_shared_experts_are_known_less(shown):
+    left = of(shown.with_columns("editor", "10"), SHARED).drop("editor").astype(float)
+    assert left.rank().corr(pd.Series(range(len(left)), left.index, dtype=float)) > 0.9
+
+
+@claim(
+    "01_immediate_vs_final", "The literal reading ends with a few of its late batches nearly whole"
+)
+def the_literal_reading_ends_with_a_few_late_batches(shown):
+    left = of(shown.with_columns("editor", "10"), LITERAL).drop("editor").astype(float)
+    whole = left > 0.8
+    assert 1 <= whole.sum() <= 3 and not whole[:5].any()
+    assert left[~whole].max() < 0.2
+
+
 @claim("02_routing_consistency", "the order of the modes is as in the paper")
 def batch_mode_routes_more_consistently(shown):
     own, strong = (t for t in shown.tables if {"consistency", "low"} <= set(t))
