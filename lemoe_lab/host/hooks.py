@@ -43,16 +43,17 @@ def hung(*handles: RemovableHandle | Hung) -> Hung:
 
 
 def on_output(
-    module: nn.Module, change: Callable[[Tensor, Tensor], Tensor | None]
+    module: nn.Module, change: Callable[[Tensor | None, Tensor], Tensor | None]
 ) -> RemovableHandle:
     """Let ``change`` put another output in the place of a module's, from its input and output.
 
-    Of several inputs and outputs it gets the first; None leaves the output alone.
+    Of several inputs and outputs it gets the first, and no input of a call by keywords; None leaves
+    the output alone.
     """
 
     def hook(_module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         several = isinstance(output, tuple)
-        changed = change(args[0], output[0] if several else output)
+        changed = change(args[0] if args else None, output[0] if several else output)
         return (changed, *output[1:]) if several and changed is not None else changed
 
     return module.register_forward_hook(hook)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from .kept import cached_on
 
 SEVERAL_TEXTS = (
     "several texts in one row (continuous batching, paged attention) cannot be told apart by an "
@@ -179,12 +180,9 @@ class Seat:
         return leave
 
 
-_seats: WeakKeyDictionary[nn.Module, Seat] = WeakKeyDictionary()
-
-
 def seat_of(decoder: nn.Module) -> Seat:
     """The seat of a model with this decoder, whichever objects it is reached through."""
-    return _seats.setdefault(decoder, Seat())
+    return cached_on(decoder, "seat", Seat)
 
 
 def _wrap(model: nn.Module, gates: Sequence[Gate]) -> Callable[[], None]:
