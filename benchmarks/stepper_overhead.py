@@ -17,7 +17,7 @@ import time
 import pandas as pd
 
 import lemoe_lab as ll
-from lemoe_lab.widgets.common.worker import PAUSE
+from lemoe_lab.widgets.common.background import PAUSE
 
 
 def measure(edits: int, batch_size: int, seed: int, questions: int) -> pd.DataFrame:
@@ -38,7 +38,7 @@ async def _one(session: ll.EditSession, questions: int) -> dict[str, float]:
     stepper.ask.prompt.value = asked[0]
     answers = []
     started = time.perf_counter()
-    stepper.transport.play.click()
+    stepper.controls.play.click()
     while model.phase == "training":
         await asyncio.sleep(PAUSE)
         if model.progress and len(answers) < questions // 2:

@@ -9,11 +9,18 @@ import torch
 import lemoe_lab as ll
 from lemoe_lab.adaptor.anchors import Threshold
 from lemoe_lab.adaptor.routing import BYPASS
+from lemoe_lab.widgets.common.panel import table_html
 from lemoe_lab.widgets.common.points import group_look, principal_axes
+from lemoe_lab.widgets.common.routes import (
+    NearAnchor,
+    PromptRoute,
+    explain,
+    route_html,
+    summary,
+)
 from lemoe_lab.widgets.inspector.inspector import RoutingInspector
-from lemoe_lab.widgets.inspector.model import MOST_PROMPTS, Asked, InspectorModel
-from lemoe_lab.widgets.inspector.routes import NearAnchor, PromptRoute, explain, summary
-from lemoe_lab.widgets.inspector.views import details_html, letter_offsets, routes_html
+from lemoe_lab.widgets.inspector.model import MOST_PROMPTS, Asked, InspectorModel, routes_table
+from lemoe_lab.widgets.inspector.views import letter_offsets
 
 EACH = 4  # edits in a batch
 KV = {"routing": "kv_anchor", "steps": 10}
@@ -151,7 +158,7 @@ def test_gate_weights_of_the_chosen_experts_are_shown(sessions):
     model = InspectorModel(sessions("moe"))
     model.ask(UNRELATED)
     route = model.routes()[0]
-    assert route.gate == pytest.approx(np.exp(route.scores[0][1]), abs=1e-5)
+    assert route.gates[0] == pytest.approx(np.exp(route.scores[0][1]), abs=1e-5)
 
 
 def test_a_superseded_edit_is_nobodys_nearest_anchor(stream, host):
@@ -180,10 +187,10 @@ def test_sentences_tell_how_far_a_prompt_is_from_each_change(stream):
     scores = ((1, 0.9), (4, 0.6))
     routed = anchored(0.9, edit, experts=(1,), gates=(1.0,), scores=scores)
     text = " ".join(explain(routed))
-    assert "Expert 2 answers with gate weight 1.00" in text
+    assert "Expert 1 answers with gate weight 1.00" in text
     assert "could lose 0.150" in text
-    assert "Next comes expert 5" in text and "0.300 less, itself below the threshold" in text
-    assert summary(routed) == "could lose 0.150 similarity; next is 5, 0.300 behind"
+    assert "Next comes expert 4" in text and "0.300 less, itself below the threshold" in text
+    assert summary(routed) == "could lose 0.150 similarity; next is 4, 0.300 behind"
 
 
 def test_sentences_tell_what_a_bypassed_prompt_lacks(stream):
@@ -191,15 +198,15 @@ def test_sentences_tell_what_a_bypassed_prompt_lacks(stream):
         0.5, stream.edits[0], experts=(BYPASS,), gates=(0.0,), scores=((1, 0.5), (0, 0.4))
     )
     text = " ".join(explain(route))
-    assert "lacks 0.250" in text and "to go to expert 2" in text
-    assert summary(route) == "lacks 0.250 similarity; next is 1, 0.100 behind"
+    assert "lacks 0.250" in text and "to go to expert 1" in text
+    assert summary(route) == "lacks 0.250 similarity; next is 0, 0.100 behind"
 
 
 def test_prompts_and_targets_are_escaped_in_the_tables(stream):
     edit = stream.edits[0].model_copy(update={"target": SCRIPT})
     route = anchored(0.9, edit, experts=(1,), gates=(1.0,))
     asked = Asked(SCRIPT)
-    for text in (routes_html([asked], None, [route], 0), details_html("A", asked, route)):
+    for text in (table_html(routes_table([asked], None, [route])), route_html(route)):
         assert "<script>" not in text and "&lt;script&gt;" in text
 
 
@@ -519,7 +526,7 @@ def test_every_control_has_a_name(panel):
         assert control.description
 
 
-def test_the_static_face_is_a_picture_with_a_text(panel):
+def test_the_static_view_is_a_picture_with_a_text(panel):
     panel.text.value = "A prompt with $one$ dollar"
     bundle = panel._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

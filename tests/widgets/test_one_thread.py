@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
-from lemoe_lab.widgets.common.one_thread import on_this_thread
+from lemoe_lab.widgets.common.background import on_this_thread
 from lemoe_lab.widgets.common.panel import button
 
 

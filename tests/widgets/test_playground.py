@@ -9,10 +9,11 @@ import pytest
 from helpers import traces
 
 import lemoe_lab as ll
+from lemoe_lab.widgets.common.panel import table_html
 from lemoe_lab.widgets.playground.model import MOST_RUNS, PlaygroundModel
 from lemoe_lab.widgets.playground.playground import OrderPlayground
 from lemoe_lab.widgets.playground.runs import COLUMNS, Order, OrderRun
-from lemoe_lab.widgets.playground.views import runs_html, runs_note
+from lemoe_lab.widgets.playground.views import runs_note, runs_shown
 
 EDITOR = {"steps": 3, "experts": 2}
 NAME = "MoE adaptor"
@@ -269,7 +270,7 @@ def test_the_caption_of_the_runs_names_edits_seeds_and_scorer(model):
 
 def test_names_are_escaped_in_the_table():
     row = dict.fromkeys(COLUMNS, 0.5) | {"editor": SCRIPT, "order": "random", "pinned": True}
-    text = runs_html(pd.DataFrame([row]))
+    text = table_html(runs_shown(pd.DataFrame([row])))
     assert "<script>" not in text and "&lt;script&gt;" in text
 
 
@@ -312,7 +313,7 @@ def test_a_run_is_shown_beside_the_last_ones(panel):
     panel.planner.value = "random"
     panel.run.click()
     assert panel.model.table()["order"].tolist() == ["as given", "random"]
-    assert panel.table.value.count("<tr>") == 3
+    assert panel.table.value.count("<tr") == 3
     assert panel.comparison.value and panel.comparison.layout.display is None
     assert panel.chosen.value == 2 and "2 finished runs" in panel.note.value
 
@@ -405,7 +406,7 @@ def test_every_control_has_a_name(panel):
         assert control.description
 
 
-def test_the_static_face_is_a_picture_with_a_text(panel):
+def test_the_static_view_is_a_picture_with_a_text(panel):
     finished(panel.model, 1)
     bundle = panel._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

@@ -395,7 +395,7 @@ def test_ask_shows_both_answers_with_tokens_and_route(scoped, stream):
 
     assert answer.base == edit.old_answer and answer.edited == edit.target
     assert len(answer.base_tokens) == len(answer.edited_tokens) == 5
-    assert answer.route.expert == 0 and answer.route.gates == ((0, 1.0),)
+    assert answer.route.expert == 0 and answer.route.gates == (1.0,)
     assert answer.route.nearest[0].edit == edit
 
 
@@ -468,7 +468,7 @@ def test_a_session_that_was_stepped_before_is_taken_over(host):
     small = full.model_copy(update={"calibration": full.calibration[::4]})
     with EditSession(host, LEMoE(steps=10), small, progress=False) as session:
         session.run()
-        table = StepperModel(session).track.reliability()
+        table = StepperModel(session).history.reliability()
 
     assert table["batch"].tolist() == [1, 2]
     assert table[["immediate", "now"]].notna().all(axis=None)

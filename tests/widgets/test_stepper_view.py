@@ -11,10 +11,10 @@ from PIL import Image
 
 import lemoe_lab as ll
 from lemoe_lab.widgets import EditStepper
-from lemoe_lab.widgets.common.figure_view import FigureView, _paintable, inverted
+from lemoe_lab.widgets.common.background import Abandoned, Slices
+from lemoe_lab.widgets.common.figure_view import FigureView
 from lemoe_lab.widgets.common.history import edit_state
 from lemoe_lab.widgets.common.panel import descendants
-from lemoe_lab.widgets.common.slices import Abandoned, Slices
 from lemoe_lab.widgets.stepper.edit_table import EditTable, selected
 
 SCRIPT = "<script>alert('$x$')</script> is"
@@ -41,36 +41,36 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-# Transport
+# Moving
 
 
 def test_step_undo_and_redo_buttons_move_the_session(stepper):
     for control, steps in (("step", 1), ("step", 2), ("undo", 1), ("redo", 2)):
-        getattr(stepper.transport, control).click()
+        getattr(stepper.controls, control).click()
         assert stepper.model.steps == steps
 
 
 def test_play_button_learns_everything_and_then_rests(stepper):
-    stepper.transport.play.click()
+    stepper.controls.play.click()
 
     assert stepper.model.steps == stepper.model.batches
-    assert stepper.transport.play.disabled and stepper.transport.step.disabled
+    assert stepper.controls.play.disabled and stepper.controls.step.disabled
 
 
 def test_buttons_that_can_do_nothing_are_disabled(stepper):
-    transport = stepper.transport
+    controls = stepper.controls
 
-    assert transport.undo.disabled and transport.redo.disabled and transport.abandon.disabled
-    transport.step.click()
-    assert not transport.undo.disabled and transport.redo.disabled
+    assert controls.undo.disabled and controls.redo.disabled and controls.abandon.disabled
+    controls.step.click()
+    assert not controls.undo.disabled and controls.redo.disabled
 
 
 def test_slider_jumps_and_follows(stepper):
-    stepper.transport.slider.value = 2
+    stepper.controls.slider.value = 2
     assert stepper.model.steps == 2
 
-    stepper.transport.undo.click()
-    assert stepper.transport.slider.value == 1
+    stepper.controls.undo.click()
+    assert stepper.controls.slider.value == 1
 
 
 @pytest.mark.parametrize(
@@ -91,25 +91,25 @@ def test_right_arrow_redoes_what_was_undone(stepper):
 
 
 def test_speed_sets_the_wait_between_batches(stepper):
-    stepper.transport.speed.value = "1 s pauses"
+    stepper.controls.speed.value = "1 s pauses"
 
     assert stepper.model.delay == 1.0
 
 
 def test_status_line_counts_batches_and_reliability(stepper):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
 
-    assert "1 of 3 batches applied; reliability right after 1.00" in stepper.transport.note.value
+    assert "1 of 3 batches applied; reliability right after 1.00" in stepper.controls.note.value
 
 
 def test_in_an_event_loop_the_panel_works_between_other_duties(stepper):
     async def play_and_pause() -> tuple[str, int]:
-        stepper.transport.play.click()
+        stepper.controls.play.click()
         turns = 0
         while stepper.model.progress is None or stepper.model.progress.step < 3:
             await asyncio.sleep(0)
             turns += 1
-        stepper.transport.play.click()
+        stepper.controls.play.click()
         phase = stepper.model.phase
         await stepper.finished()
         return phase, turns
@@ -117,15 +117,15 @@ def test_in_an_event_loop_the_panel_works_between_other_duties(stepper):
     phase, turns = asyncio.run(play_and_pause())
 
     assert phase == "held" and turns >= 1
-    assert "held: batch 1" in stepper.transport.note.value
-    assert not stepper.transport.abandon.disabled
+    assert "held: batch 1" in stepper.controls.note.value
+    assert not stepper.controls.abandon.disabled
 
 
 # Choosing
 
 
 def test_reset_begins_again_with_the_choices(stepper):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     stepper.choice.planner.value = "topic"
     stepper.choice.batch_size.value = 12
     stepper.choice.seed.value = 5
@@ -133,17 +133,17 @@ def test_reset_begins_again_with_the_choices(stepper):
 
     session = stepper.model.session
     assert (len(session.stream), session.stream.order) == (2, "topic")
-    assert stepper.transport.slider.max == 2 and "topic order; seed 5" not in stepper.error.value
+    assert stepper.controls.slider.max == 2 and "topic order; seed 5" not in stepper.error.value
 
 
 def test_an_impossible_choice_shows_why_and_keeps_the_session(stepper):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     stepper.choice.batch_size.value = -1
     stepper.choice.reset.click()
 
     assert "batch_size must be at least 1" in stepper.error.value
     assert stepper.model.steps == 1
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     assert stepper.error.value == "" and stepper.model.steps == 2
 
 
@@ -152,7 +152,7 @@ def test_an_impossible_choice_shows_why_and_keeps_the_session(stepper):
 
 def test_figures_change_with_every_step(stepper):
     before = {name: view.value for name, view in stepper.views.items()}
-    stepper.transport.step.click()
+    stepper.controls.step.click()
 
     assert before["Reliability"] != stepper.views["Reliability"].value
     assert before["Routes"] != stepper.views["Routes"].value
@@ -168,23 +168,40 @@ def test_dark_theme_turns_the_ground_dark_and_back(stepper):
     assert np.array_equal(pixels(stepper.views["Reliability"].value), pixels(light))
 
 
+def colours(view: FigureView) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in pixels(view.value).reshape(-1, 3).tolist()}
+
+
 def test_colours_that_mean_something_survive_the_dark():
-    assert inverted("#0072B2") == "#0072B2"
-    assert sum(inverted("black")[:3]) > 2.5 > 0.5 > sum(inverted("white")[:3])
+    view = FigureView("A line", (2, 1))
+    view.draw(lambda figure: figure.subplots().plot([0, 1], [0, 1], color="#0072B2", linewidth=9))
+    blue = (0, 0x72, 0xB2)
+
+    assert {blue, (255, 255, 255), (0, 0, 0)} <= colours(view)
+    view.use_theme("dark")
+    assert blue in colours(view) and not {(255, 255, 255), (0, 0, 0)} & colours(view)
 
 
 def test_numbers_in_the_cells_of_a_heatmap_keep_their_colour_in_the_dark():
     scores = pd.DataFrame([{"editor": "ROME", "order": "random", "seed": 1, "scorer": "generated"}])
-    ax = ll.plots.score_table(scores.assign(edits=1, batches=1, reliability=0.25))
-    (number,) = [text for text in ax.texts if text.get_text() == "0.25"]
+    scores = scores.assign(edits=1, batches=1, reliability=0.25)
+    view = FigureView("Scores", (5, 3))
+    inks = []
 
-    assert number not in _paintable(ax.figure)
+    def draw(figure):
+        ax = ll.plots.score_table(scores, ax=figure.subplots())
+        inks.extend(text.get_color() for text in ax.texts if text.get_text() == "0.25")
+
+    view.draw(draw)
+    view.use_theme("dark")
+
+    assert len(inks) == 2 and inks[0] == inks[1]
 
 
 def test_every_picture_has_a_description(stepper):
     views = [widget for widget in descendants(stepper) if isinstance(widget, FigureView)]
 
-    assert len(views) == 3 and all(view.description for view in views)
+    assert len(views) == 3 and all(view.tooltip for view in views)
 
 
 # The table
@@ -229,7 +246,7 @@ def test_table_follows_what_the_page_asks_for():
     table.state = "forgotten"
 
     assert [row["edit"] for row in table.rows] == ["b"]
-    assert table.counts["learned"] == 1 and table.matching == 1
+    assert table.choices["learned"] == "learned (1)" and table.matching == 1
 
 
 def test_table_opens_edits_that_it_has_and_nothing_else():
@@ -243,7 +260,7 @@ def test_table_opens_edits_that_it_has_and_nothing_else():
 
 
 def test_an_opened_edit_shows_its_answers(stepper, bare):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     edit = bare.edits[0]
     stepper.edits.table.choose(edit.id)
 
@@ -271,7 +288,7 @@ def test_state_of_an_edit(facts, state):
 
 
 def test_a_question_shows_both_answers(stepper, bare):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     edit = bare.edits[0]
     stepper.ask.prompt.value = edit.prompt
 
@@ -299,13 +316,13 @@ def test_teaching_changes_the_answer_that_is_shown(stepper):
 
     assert stepper.ask.answer.edited == "Ada Quill"
     assert "Ada Quill" in stepper.ask.result.value
-    assert stepper.transport.slider.max == 4
+    assert stepper.controls.slider.max == 4
 
 
 def test_an_answer_follows_undo(stepper, bare):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     stepper.ask.prompt.value = bare.edits[0].prompt
-    stepper.transport.undo.click()
+    stepper.controls.undo.click()
 
     assert stepper.ask.answer.edited == bare.edits[0].old_answer
 
@@ -314,7 +331,7 @@ def test_an_answer_follows_undo(stepper, bare):
 
 
 def test_figure_and_table_are_written(stepper, tmp_path):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     stepper.export.figure.click()
     stepper.edits.table.state = "learned"
     stepper.export.table.click()
@@ -326,7 +343,7 @@ def test_figure_and_table_are_written(stepper, tmp_path):
 
 
 def test_an_exported_session_resumes(stepper, tmp_path, host, bare):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     stepper.export.session.click()
     stepper.model.session.close()
 
@@ -338,7 +355,7 @@ def test_an_exported_session_resumes(stepper, tmp_path, host, bare):
 def test_the_written_calls_lead_to_the_same_state(stepper, host, monkeypatch):
     stepper.choice.planner.value, stepper.choice.batch_size.value = "random", 12
     stepper.choice.reset.click()
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     stepper.ask.prompt.value, stepper.ask.target.value = SCRIPT, "Ada Quill"
     stepper.ask.teach.click()
     stepper.export.calls.click()
@@ -364,11 +381,11 @@ def test_calls_name_the_almanac_where_the_stream_is_its(host, tmp_path):
     assert not (tmp_path / "stream.json").exists()
 
 
-# The static face
+# The static view
 
 
 def test_a_saved_notebook_shows_a_picture_and_a_line(stepper):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
     bundle = stepper._repr_mimebundle_()
 
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
@@ -377,7 +394,7 @@ def test_a_saved_notebook_shows_a_picture_and_a_line(stepper):
 
 
 def test_the_picture_is_the_same_for_the_same_state(stepper):
-    stepper.transport.step.click()
+    stepper.controls.step.click()
 
     assert stepper._repr_mimebundle_()["image/png"] == stepper._repr_mimebundle_()["image/png"]
 

@@ -2,55 +2,25 @@
 
 answer = ask(session, "The prime minister of Gemland is")
 answer.base, answer.edited, answer.route.expert
+answer_html(answer)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
-from torch import Tensor
 
-from ...adaptor.anchors import AnchorMemory
-from ...adaptor.routing import BYPASS, Router
-from ...editors import Editor
 from ...edits import Edit, trimmed_prompt
 from ...session import EditSession
-from .history import Track
+from .history import History
+from .panel import code, escape, number, table_html
+from .routes import PromptRoute, expert_name, prompt_routes, route_html
 
 TOP = 5
-NEAREST = 3
+BAR = 20  # characters of a bar for probability 1
 Tokens = tuple[tuple[str, float], ...]  # pieces of text with their probabilities
-
-
-@dataclass(frozen=True)
-class NearEdit:
-    """An edit whose anchor lies near the prompt: cosine similarity, and its batch."""
-
-    edit: Edit
-    batch: int
-    similarity: float
-
-
-@dataclass(frozen=True)
-class Route:
-    """Where the prompt goes.
-
-    ``gates`` are the weights of the experts (index from 0, -1 the plain network), the largest
-    first; ``threshold`` is the similarity below which the plain network answers, None where the
-    method has none.
-    """
-
-    expert: int
-    gates: tuple[tuple[int, float], ...]
-    nearest: tuple[NearEdit, ...]
-    threshold: float | None
-
-    @property
-    def bypassed(self) -> bool:
-        """Whether the plain network answers."""
-        return self.expert == BYPASS
 
 
 @dataclass(frozen=True)
@@ -63,7 +33,7 @@ class Answer:
     edited: str
     base_tokens: Tokens
     edited_tokens: Tokens
-    route: Route | None
+    route: PromptRoute | None
 
 
 @dataclass(frozen=True)
@@ -77,15 +47,14 @@ class OpenedEdit:
     path: dict[int, int]
 
 
-def open_edit(session: EditSession, track: Track, edit: str) -> OpenedEdit:
+def open_edit(session: EditSession, history: History, edit: str) -> OpenedEdit:
     """Look closely at one edit of the stream, by its id."""
     found = next(one for one in session.stream.edits if one.id == edit)
-    state = track.edits().set_index("edit")["state"][edit]
+    state = history.edits().set_index("edit")["state"][edit]
     prompts = [found.prompt, *(rephrase.prompt for rephrase in found.rephrases)]
     with session.editor.disabled():
         base = session.host.generate(prompts)
-    edited = session.host.generate(prompts)
-    return OpenedEdit(found, state, base, edited, track.path_of(edit))
+    return OpenedEdit(found, state, base, session.host.generate(prompts), history.path_of(edit))
 
 
 def ask(session: EditSession, prompt: str) -> Answer:
@@ -96,20 +65,15 @@ def ask(session: EditSession, prompt: str) -> Answer:
     EditError
         If the prompt is empty or too long for the host.
     """
-    prompt = trimmed_prompt(prompt)
-    host = session.host
+    prompt, host, editor = trimmed_prompt(prompt), session.host, session.editor
     host.encode_prompt(prompt)
-    with session.editor.disabled():
+    with editor.disabled():
         base, base_tokens = host.generate(prompt), next_tokens(session, prompt)
-    return Answer(
-        prompt,
-        session.steps,
-        base,
-        host.generate(prompt),
-        base_tokens,
-        next_tokens(session, prompt),
-        route_of(session, prompt),
-    )
+    edited, tokens = host.generate(prompt), next_tokens(session, prompt)
+    features = editor.prompt_features([prompt])
+    routes = None if features is None else prompt_routes(session, features)
+    route = routes[0] if routes else None
+    return Answer(prompt, session.steps, base, edited, base_tokens, tokens, route)
 
 
 @torch.no_grad()
@@ -123,57 +87,48 @@ def next_tokens(session: EditSession, prompt: str, count: int = TOP) -> Tokens:
     return tuple(zip(pieces, best.values.tolist(), strict=True))
 
 
-@torch.no_grad()
-def route_of(session: EditSession, prompt: str) -> Route | None:
-    """Where a prompt goes now; None for an editor that does not route, or before its first step."""
-    features = session.editor.prompt_features([prompt])
-    routes = None if features is None else session.editor.routes(features)
-    if routes is None:
-        return None
-    router = _router(session.editor)
-    chosen = list(zip(routes.expert[0].tolist(), routes.gate[0].tolist(), strict=True))
-    gates = gate_weights(router, features) or chosen
-    return Route(
-        expert=chosen[0][0],
-        gates=tuple(sorted(gates, key=lambda pair: -pair[1])[:TOP]),
-        nearest=tuple(nearest_edits(session, router, features)),
-        threshold=None if router is None else router.threshold,
+# As safe HTML
+
+
+def answer_html(answer: Answer) -> str:
+    """An answer as two columns, unedited and edited, and where its prompt went."""
+    route = "<p>This editor changes the network for every prompt alike.</p>"
+    halves = (
+        ("Unedited", f"<p>{code(answer.base or '(nothing)')}</p>{_tokens(answer.base_tokens)}"),
+        (
+            f"After {answer.step} batches",
+            f"<p>{code(answer.edited or '(nothing)')}</p>{_tokens(answer.edited_tokens)}",
+        ),
+        ("Route", route_html(answer.route) if answer.route else route),
+    )
+    changed = "differs" if answer.base != answer.edited else "is the same"
+    return (
+        f"<p>{code(answer.prompt)} <span class='lemoe-faint'>the answer {changed}</span></p>"
+        f"<div class='lemoe-halves'>"
+        + "".join(f"<div><h5>{title}</h5>{part}</div>" for title, part in halves)
+        + "</div>"
     )
 
 
-def gate_weights(router: Router | None, features: Tensor) -> list[tuple[int, float]]:
-    """The weight of every expert where a router computes it; empty where it only picks one."""
-    if hasattr(router, "probabilities") and router.spread.any():
-        weights = router.probabilities(features)[0]
-    elif hasattr(router, "logits") and len(router.keys):
-        weights = router.logits(features).softmax(-1)[0]
-    else:
-        return []
-    return list(enumerate(weights.tolist()))
-
-
-def nearest_edits(
-    session: EditSession, router: Router | None, features: Tensor, count: int = NEAREST
-) -> list[NearEdit]:
-    """The edits whose anchors lie nearest to a prompt, the nearest first."""
-    memory: AnchorMemory | None = getattr(router, "memory", None)
-    if memory is None or not len(memory.vectors):
-        return []
-    similarity = (router.address(features) @ memory.vectors.T)[0]  # (A,)
-    similarity = similarity.masked_fill(~memory.active, -2.0)
-    best = similarity.topk(min(count, int(memory.active.sum())))
-    anchored = _anchored(session.stream.batches)
-    return [
-        NearEdit(*anchored[index], value)
-        for index, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+def _tokens(tokens: Tokens) -> str:
+    """The most probable next tokens with a bar each; spaces and line breaks are made visible."""
+    rows = [
+        (piece.replace(" ", "␣").replace("\n", "⏎") or "(empty)", number(p), "█" * round(BAR * p))
+        for piece, p in tokens
     ]
+    return table_html(pd.DataFrame(rows, columns=["next", "probability", ""]))
 
 
-def _anchored(batches: Sequence) -> list[tuple[Edit, int]]:
-    """Edits with their batches in the order in which they leave anchors."""
-    return [(edit, batch.step) for batch in batches for edit in batch]
-
-
-def _router(editor: Editor) -> Router | None:
-    adaptor = getattr(editor, "adaptor", None)
-    return None if adaptor is None else adaptor.router
+def edit_html(opened: OpenedEdit) -> str:
+    """One edit opened: answers to its prompt and rephrases, both ways, and its expert by step."""
+    edit = opened.edit
+    asked = [("edit", edit.prompt), *((f"{r.group} rephrase", r.prompt) for r in edit.rephrases)]
+    table = pd.DataFrame(asked, columns=["", "prompt"])
+    table = table.assign(unedited=opened.base, now=opened.edited)
+    path = ", ".join(f"{step}: {expert_name(e)}" for step, e in sorted(opened.path.items()))
+    dated = f"; dated {escape(edit.date)}" if edit.date else ""
+    return (
+        f"<p>{escape(edit.id)}: to say {code(edit.target)}; {escape(opened.state)}{dated}</p>"
+        f"{table_html(table)}"
+        f"<p class='lemoe-faint'>expert after each batch: {escape(path or 'no route yet')}</p>"
+    )

@@ -5,27 +5,27 @@ session = remade(session, source, Choice("LEMoE scoped", "k-means", batch_size=3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ... import editors, planning
+from ... import editors
 from ...editors import PRESETS, Editor, preset_settings
 from ...edits import EditError, EditStream
+from ...host import Host
+from ...planning import (
+    HierarchicalOrder,
+    KMeansOrder,
+    MixedOrder,
+    Planner,
+    RandomOrder,
+    TopicOrder,
+)
 from ...session import EditSession
 
-EditorMaker = Callable[[int], Editor]  # from a seed
-
 AS_GIVEN = "as given"
-PLANNERS: dict[str, type[planning.Planner]] = {
-    planner.name: planner
-    for planner in (
-        planning.RandomOrder,
-        planning.TopicOrder,
-        planning.KMeansOrder,
-        planning.HierarchicalOrder,
-        planning.MixedOrder,
-    )
-}
+KINDS = (RandomOrder, TopicOrder, KMeansOrder, HierarchicalOrder, MixedOrder)
+PLANNERS: dict[str, type[Planner]] = {kind.name: kind for kind in KINDS}
+ORDERS = (AS_GIVEN, *PLANNERS)
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,22 @@ def editor_specs(own: Editor) -> dict[str, EditorSpec]:
     return specs
 
 
-def planned(source: EditStream, choice: Choice, session: EditSession) -> EditStream:
-    """The edits of ``source`` in the chosen batches and order.
+def planned(source: EditStream, planner: str, seed: int, host: Host) -> EditStream:
+    """The edits of ``source`` in the order of a planner, in batches of the same sizes.
 
     Raises
     ------
     EditError
-        If they cannot be batched or planned like this; the message says why.
+        If they cannot be planned like this; the message says why.
     """
-    if choice.planner not in (AS_GIVEN, *PLANNERS):
-        raise EditError(
-            f"planner must be one of {', '.join([AS_GIVEN, *PLANNERS])}, not {choice.planner!r}"
-        )
-    stream = source if keeps_batches(source, choice) else rebatched(source, choice.batch_size)
-    if choice.planner == AS_GIVEN:
-        return stream
-    return PLANNERS[choice.planner](seed=choice.seed).plan(stream, session.host)
+    check_known("planner", planner, ORDERS)
+    return source if planner == AS_GIVEN else PLANNERS[planner](seed=seed).plan(source, host)
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise :class:`EditError` for a name that is not offered."""
+    if name not in known:
+        raise EditError(f"{what} must be one of {', '.join(known)}, not {name!r}")
 
 
 def keeps_batches(source: EditStream, choice: Choice) -> bool:
@@ -118,12 +118,12 @@ def remade(
     Exception
         Whatever makes the choice impossible; the old session then goes on as it was.
     """
-    if choice.editor not in specs:
-        raise EditError(f"editor must be one of {', '.join(specs)}, not {choice.editor!r}")
+    check_known("editor", choice.editor, specs)
     host = session.host
     editor = specs[choice.editor].make(choice.seed)
     with session.at(0):  # so that the new editor meets the unedited host
-        stream = planned(source, choice, session)
+        stream = source if keeps_batches(source, choice) else rebatched(source, choice.batch_size)
+        stream = planned(stream, choice.planner, choice.seed, host)
         host.release()
         try:
             fresh = EditSession(host, editor, stream, progress=session.progress)

@@ -1,9 +1,9 @@
 """What became of every edit: its state, and the tables behind the live views.
 
-    track = Track(session)
+    history = History(session)
     session.step()
-    track.update()
-    track.edits()                                 # one row per edit of the stream
+    history.update()
+    history.edits()                               # one row per edit of the stream
 
 States: ``not yet`` learned; ``learned``: answers with its target; ``forgotten``: did so right after
 its batch and no longer does; ``rerouted``: forgotten, and its prompt now goes to another expert
@@ -20,18 +20,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...adaptor.routing import BYPASS
 from ...edits import EditBatch
 from ...metrics import Measurement, immediate_rows, rows_of
 from ...session import EditSession
+from .routes import expert_name
 
 STATES = ("forgotten", "rerouted", "missed", "learned", "superseded", "not yet")  # worst first
 SCORER = "generated"
 EDIT_COLUMNS = ("edit", "batch", "prompt", "target", "state", "immediate", "now", "expert", "route")
-UNROUTED = "-"
 
 
-class Track:
+class History:
     """Follows a session and remembers what each step did.
 
     Attributes
@@ -41,7 +40,7 @@ class Track:
     locality
         For every applied batch the mean agreement with the unedited host by locality group.
     routes
-        For every step since this track began: edit id to the first expert its prompt was sent to.
+        For every step since this history began: edit id to the first expert its prompt was sent to.
     """
 
     def __init__(self, session: EditSession) -> None:
@@ -120,25 +119,28 @@ class Track:
 
     def edits(self) -> pd.DataFrame:
         """One row per edit of the stream, in its order: see ``EDIT_COLUMNS``."""
-        steps, replaced = self.session.steps, self.session.stream.superseded
+        steps, gone = self.session.steps, self._superseded()
         learned_by, routes = self.learned_by(), self.routes.get(steps, {})
         rows = []
         for batch in self.session.stream:
             for edit in batch:
-                gone = replaced.get(edit.id, steps + 1) <= steps
-                immediate, now = self.immediate.get(edit.id), self.now.get(edit.id)
-                expert, route = learned_by.get(edit.id), routes.get(edit.id)
-                state = edit_state(batch.step <= steps, gone, immediate, now, expert, route)
-                values = (immediate, now, expert_name(expert), expert_name(route))
+                known = (self.immediate, self.now, learned_by, routes)
+                measured = [values.get(edit.id) for values in known]
+                state = edit_state(batch.step <= steps, edit.id in gone, *measured)
+                values = (*measured[:2], *map(expert_name, measured[2:]))
                 rows.append((edit.id, batch.step, edit.prompt, edit.target, state, *values))
         return pd.DataFrame(rows, columns=list(EDIT_COLUMNS))
 
+    def _superseded(self) -> set[str]:
+        """Edits that an applied one replaced."""
+        replaced = self.session.stream.superseded
+        return {edit for edit, step in replaced.items() if step <= self.session.steps}
+
     def reliability(self) -> pd.DataFrame:
         """One row per applied batch: batch, edits, immediate, now; superseded edits left out."""
-        steps, replaced = self.session.steps, self.session.stream.superseded
-        rows = []
-        for batch in self.session.stream.batches[:steps]:
-            kept = [edit.id for edit in batch if replaced.get(edit.id, steps + 1) > steps]
+        rows, gone = [], self._superseded()
+        for batch in self.session.stream.batches[: self.session.steps]:
+            kept = [edit.id for edit in batch if edit.id not in gone]
             immediate = [self.immediate[edit] for edit in kept if edit in self.immediate]
             now = [self.now[edit] for edit in kept if edit in self.now]
             rows.append((batch.step, len(kept), _mean(immediate), _mean(now)))
@@ -182,13 +184,6 @@ def edit_state(
     if immediate != 1.0:
         return "missed"
     return "rerouted" if route is not None and route != learned_by else "forgotten"
-
-
-def expert_name(expert: int | None) -> str:
-    """What tables call an expert: counted from 1, as batches are."""
-    if expert is None:
-        return UNROUTED
-    return "bypass" if expert == BYPASS else str(expert + 1)
 
 
 def _mean(values: list[float]) -> float:

@@ -1,15 +1,15 @@
-"""What all panels share: a frame with style and keyboard, safe text, and a static face.
+"""What all panels share: a frame with style and keyboard, controls, safe text, a static view.
 
     class Greeting(Panel):
         def __init__(self):
-            self.button = button("Greet", "Say hello", self.greet)
-            super().__init__("Greeting", [self.button], keys={"space": self.greet})
+            self.name = control(ipywidgets.Text, "Name", "200px", lambda _: self.greet())
+            super().__init__("Greeting", [self.name], keys={"space": self.greet})
 
-        def static_figure(self):
-            return sheet("Greeting", width=4, height=1)
+        def static_parts(self):
+            return [(1.0, lambda part: draw_table(part, self.greeted, {"name": 1}))]
 
 In JupyterLab a panel is live. Executed headless, and on pages that show saved notebooks, its output
-falls back to a picture and a text with the same content: ``static_figure`` and ``static_text``.
+falls back to a picture and a text with the same content: ``static_parts`` and ``static_text``.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import anywidget
 import ipywidgets
+import pandas as pd
 import traitlets
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
-from .figure_view import FigureView
-from .one_thread import on_this_thread
+from ... import plots
+from ...session import EditSession
+from .background import on_this_thread
+from .figure_view import FigureView, Paint
 
 HERE = Path(__file__).parent
-STATIC_DPI = 110
+STATIC_DPI, STATIC_WIDTH = 110, 12.5
+LINE = 150  # characters of a heading across a static view
 KEYS = ("space", "left", "right")
 
 
@@ -57,7 +61,7 @@ class Panel(ipywidgets.VBox):
     title
         The accessible name and the heading.
     children
-        The widgets below the heading, top to bottom.
+        The widgets below the heading and the last error, top to bottom.
     keys
         What to do at ``space``, ``left`` and ``right`` while the panel has the focus.
     """
@@ -75,10 +79,15 @@ class Panel(ipywidgets.VBox):
         self.heading = title
         self.frame = Frame(label=title, wanted_keys=list(self._keys))
         self.frame.on_msg(on_this_thread(self._hear))
-        head = markup(f"<h3>{escape(title)}</h3>", "lemoe-heading")
-        super().__init__([self.frame, head, *children])
-        self.add_class("lemoe-panel")
         self.frame.observe(on_this_thread(lambda change: self._use_theme(change.new)), "theme")
+        head = markup(f"<h3>{escape(title)}</h3>", "lemoe-heading")
+        self.error = markup("", "lemoe-error")
+        super().__init__([self.frame, head, self.error, *children])
+        self.add_class("lemoe-panel")
+
+    def tell(self, error: str) -> None:
+        """Show what went wrong; an empty text for nothing."""
+        self.error.value = escape(error)
 
     def press(self, key: str) -> None:
         """What happens when ``key`` is pressed in the focused panel."""
@@ -88,52 +97,57 @@ class Panel(ipywidgets.VBox):
         if isinstance(content, dict) and content.get("key") in self._keys:
             self.press(content["key"])
 
-    # Pictures
-
-    def figure_views(self) -> list[FigureView]:
-        """All figures inside this panel, at any depth."""
-        return [w for w in descendants(self) if isinstance(w, FigureView)]
-
     def _use_theme(self, theme: str) -> None:
-        for view in self.figure_views():
-            view.use_theme(theme)
+        for view in descendants(self):
+            if isinstance(view, FigureView):
+                view.use_theme(theme)
 
-    def static_figure(self) -> Figure:
-        """What a saved notebook shows in place of the panel."""
-        raise NotImplementedError(f"{type(self).__name__} must draw its static_figure()")
+    # Where there is no kernel
 
     def static_text(self) -> str:
-        """One line for readers without pictures."""
+        """One line for readers without pictures; the heading of the picture."""
         return self.heading
+
+    def static_parts(self) -> list[tuple[float, Paint]]:
+        """What a saved notebook shows instead, top to bottom: inches, and a drawing."""
+        return []
+
+    def static_figure(self) -> Figure:
+        """The static view: heading and parts as one picture."""
+        text, parts = self.static_text(), self.static_parts()
+        heights = [height for height, _ in parts]
+        lines = textwrap.wrap(plain(text), LINE)
+        with plots.style():
+            size = (STATIC_WIDTH, 0.3 + 0.25 * len(lines) + sum(heights))
+            figure = Figure(size, layout="constrained")
+            figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, fontweight="bold")
+            if parts:
+                rooms = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)
+                for room, (_, paint) in zip(rooms[:, 0], parts, strict=True):
+                    paint(room)
+        return figure
 
     def _repr_mimebundle_(self, **keywords: object) -> dict:
         bundle = super()._repr_mimebundle_(**keywords)
-        bundle["image/png"] = base64.b64encode(png(self.static_figure())).decode()
+        buffer = io.BytesIO()
+        metadata = {"Software": None}  # so that the same panel gives the same bytes
+        self.static_figure().savefig(buffer, format="png", dpi=STATIC_DPI, metadata=metadata)
+        bundle["image/png"] = base64.b64encode(buffer.getvalue()).decode()
         bundle["text/plain"] = self.static_text()
         return bundle
 
 
-def png(figure: Figure, dpi: int = STATIC_DPI) -> bytes:
-    """The figure as the bytes of a PNG file; the same figure gives the same bytes."""
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def sheet(title: str, width: float = 10, height: float = 6, **keywords: object) -> Figure:
-    """A bare figure with a title at its left, for static faces."""
-    figure = Figure(figsize=(width, height), layout="constrained", **keywords)
-    figure.suptitle(plain(title), x=0.01, ha="left", fontsize=14, fontweight="bold")
-    return figure
-
-
 def descendants(box: ipywidgets.Widget) -> list[ipywidgets.Widget]:
     """The widgets inside a box, at any depth."""
-    found = []
-    for child in getattr(box, "children", ()):
-        found += [child, *descendants(child)]
-    return found
+    return [w for child in getattr(box, "children", ()) for w in (child, *descendants(child))]
+
+
+def facts(session: EditSession) -> str:
+    """Which run this is, in a line."""
+    return (
+        f"{session.editor.name} on {session.host.name}; {len(session.stream.edits)} edits of "
+        f"{session.stream.name} in {session.stream.order} order; seed {session.editor.config.seed}"
+    )
 
 
 # Text is data
@@ -142,6 +156,11 @@ def descendants(box: ipywidgets.Widget) -> list[ipywidgets.Widget]:
 def escape(text: object) -> str:
     """Text for an HTML widget: shown as it is, never run."""
     return html.escape(str(text))
+
+
+def code(text: str) -> str:
+    """Text in a frame of its own, escaped."""
+    return f"<code class='lemoe-text'>{escape(text)}</code>"
 
 
 def plain(text: object) -> str:
@@ -162,17 +181,86 @@ def markup(html_text: str, css_class: str = "") -> ipywidgets.HTML:
     return widget
 
 
+# Tables, their cells written by ``number`` or taken as they are
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A number as tables show it; a dash for what was not measured."""
+    return "–" if value is None or pd.isna(value) else f"{value:{form}}".replace("-", "−")
+
+
+def table_html(table: pd.DataFrame) -> str:
+    """A table as safe HTML."""
+    with pd.option_context("display.max_colwidth", None):
+        return table.to_html(index=False, border=0, classes="lemoe-table", justify="left")
+
+
+def draw_table(part: SubFigure, table: pd.DataFrame, widths: Mapping[str, float]) -> None:
+    """The columns named in ``widths``, which are shares of the width; texts are cut to fit."""
+    ax = part.subplots()
+    ax.axis("off")
+    room = 1.9 * STATIC_WIDTH * 7  # characters across at this size of letters
+    cells = [
+        [plain(shortened(str(row[name]), int(room * share))) for name, share in widths.items()]
+        for row in table.to_dict("records")
+    ]
+    drawn = ax.table(
+        cells or [[""] * len(widths)],
+        colLabels=list(widths),
+        colWidths=list(widths.values()),
+        cellLoc="left",
+        colLoc="left",
+        edges="horizontal",
+        bbox=(0, 0, sum(widths.values()), 1),
+    )
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(10)
+    for cell in drawn.get_celld().values():
+        cell.set_edgecolor("#DDDDDD")
+
+
 # Controls with names
 
 
 def button(
     label: str, tooltip: str, on_click: Callable[[], None], style: str = ""
 ) -> ipywidgets.Button:
-    """A labelled button; ``style`` is "", "primary" or "danger"."""
+    """A labelled button; ``style`` is "", "primary", "warning" or "danger"."""
     widget = ipywidgets.Button(description=label, tooltip=tooltip, button_style=style)
     widget.layout.width = "auto"
     widget.on_click(on_this_thread(lambda _: on_click()))
     return widget
+
+
+def control(
+    kind: type[ipywidgets.Widget],
+    label: str,
+    width: str,
+    on_value: Callable[[object], object] | None = None,
+    **keywords: object,
+) -> ipywidgets.Widget:
+    """An input with its label; ``on_value`` is called with what a person enters."""
+    widget = kind(description=label, **keywords)
+    widget.style.description_width, widget.layout.width = "initial", width
+    widget.put_by_us = False
+
+    def react(change: dict) -> None:
+        if not widget.put_by_us:
+            on_value(change["new"])
+
+    if on_value:
+        widget.observe(on_this_thread(react), "value")
+    return widget
+
+
+def put(widget: ipywidgets.Widget, **state: object) -> None:
+    """Show this in a :func:`control`, which does not react to it."""
+    widget.put_by_us = True
+    try:
+        for name, value in state.items():
+            setattr(widget, name, value)
+    finally:
+        widget.put_by_us = False
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:

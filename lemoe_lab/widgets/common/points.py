@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-# Okabe and Ito without their yellow, which is lost on white; black turns over in a dark theme.
+# Okabe and Ito without their yellow, which is lost on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 # One more than there are colours: colour and shape together tell 56 groups apart.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 SIZES = {"o": 7.0, "s": 6.3, "^": 7.6, "D": 5.8, "v": 7.6, "P": 8.0, "X": 8.0, "p": 8.2}
+MARKERS = tuple(SIZES)
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ def principal_axes(points: np.ndarray) -> Axes2:
 
 
 def note(ax: Axes, text: str) -> None:
-    """Write a caption below ``ax``, in place of an earlier one."""
-    for old in [known for known in ax.texts if known.get_gid() == "caption"]:
-        old.remove()
+    """Write a caption below ``ax``."""
     ax.annotate(
         text,
         xy=(0, 0),
@@ -75,9 +74,8 @@ def note(ax: Axes, text: str) -> None:
         textcoords="offset points",
         va="top",
         fontsize=10,
-        color="#555555",
+        alpha=0.75,
         annotation_clip=False,
-        gid="caption",
     )
 
 
@@ -85,10 +83,15 @@ def group_look(group: int) -> dict[str, object]:
     """Colour, marker and its size for group 0, 1, ...; 56 of them differ."""
     marker = MARKERS[group % len(MARKERS)]
     return {
-        "color": COLOURS[group % len(COLOURS)],
+        "color": inked(COLOURS[group % len(COLOURS)]),
         "marker": marker,
         "markersize": SIZES[marker],
-        "markeredgecolor": "white",
+        "markeredgecolor": mpl.rcParams["axes.facecolor"],
         "markeredgewidth": 0.5,
         "linestyle": "none",
     }
+
+
+def inked(colour: str) -> str:
+    """The colour, for black the ink of the theme that is drawn for."""
+    return mpl.rcParams["text.color"] if colour == "#000000" else colour

@@ -11,22 +11,37 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import ipywidgets
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from ...edits import EditStream
 from ...session import EditSession
-from ..common.figure_view import FigureView
-from ..common.one_thread import on_this_thread
-from ..common.panel import Panel, button, card, escape, markup, row, shortened
-from .model import LETTERS, InspectorModel
-from .static_view import face
-from .views import details_html, draw_map, draw_paths, routes_html
+from ..common.figure_view import FigureView, Paint
+from ..common.panel import (
+    Panel,
+    button,
+    card,
+    code,
+    control,
+    draw_table,
+    escape,
+    facts,
+    markup,
+    put,
+    row,
+    shortened,
+    table_html,
+)
+from ..common.routes import route_html
+from .model import LETTERS, InspectorModel, in_words
+from .views import draw_map, draw_paths
 
 TITLE = "Routing inspector"
 ALL = "all its prompts"
 MAP_SIZE, PATHS_WIDTH, ROW_HEIGHT = (5.6, 5.2), 9.6, 0.23  # inches
 PLOTTED = "Map of the learned edits and the asked prompts"
 WALKED = "Expert of each asked prompt after every batch"
+INVITATION = "<p class='lemoe-faint'>Pick a prompt of the stream, or type one of your own.</p>"
+STATIC_COLUMNS = {"": 0.02, "prompt": 0.38, "kind": 0.21, "now": 0.06, "what would change it": 0.33}
 
 
 class RoutingInspector(Panel):
@@ -41,46 +56,36 @@ class RoutingInspector(Panel):
     """
 
     def __init__(self, session: EditSession, prompts: Sequence[str] | None = None) -> None:
-        self.model = InspectorModel(session)
-        self._following = False
+        model = self.model = InspectorModel(session)
         self._asked_before = 0
         self._offered: EditStream | None = None  # the stream whose edits can be picked
-        self.error = markup("", "lemoe-error")
+        dropdown, late = ipywidgets.Dropdown, {"continuous_update": False}
         self.facts = markup("", "lemoe-faint")
-        self.edit = _dropdown("Edit", "350px")
-        self.which = _dropdown("Prompt", "350px")
+        self.edit = control(dropdown, "Edit", "350px", lambda _: self._offer_prompts())
+        self.which = control(dropdown, "Prompt", "350px")
         self.inspect = button("Inspect", "Put it on the map", self._inspect, "primary")
-        self.text = ipywidgets.Text(
-            description="Own words", placeholder="type a prompt", continuous_update=False
+        typed = {"placeholder": "type a prompt", **late}
+        self.text = control(
+            ipywidgets.Text, "Own words", "270px", lambda _: self._inspect_text(), **typed
         )
-        _named(self.text, "270px")
         self.inspect_text = button("Inspect text", "Put it on the map", self._inspect_text)
-        self.detailed = _dropdown("Details of", "130px")
+        self.detailed = control(dropdown, "Details of", "130px", lambda _: self._show_details())
         self.remove = button("Remove", "Take this prompt off the map", self._remove)
-        self.clear = button("Clear", "Take all prompts off the map", self._clear)
-        self.slider = ipywidgets.IntSlider(
-            min=0, max=0, description="Batches applied", continuous_update=False
+        self.clear = button("Clear", "Take all prompts off the map", lambda: self.act(model.clear))
+        self.slider = control(
+            ipywidgets.IntSlider, "Batches applied", "270px", self._go_to, min=0, max=0, **late
         )
-        _named(self.slider, "270px")
-        self.space = _dropdown("Map of", "190px")
+        self.space = control(dropdown, "Map of", "190px", self._change_space, options=model.spaces)
+        self.space.layout.display = "none" if len(model.spaces) == 1 else None
         self.again = button("Look again", "Take notice of what was learned since", self.refresh)
-        self.table = markup(routes_html([], None, [], 0))
-        self.details = markup("")
+        self.table, self.details = markup(INVITATION), markup("")
         self.map = FigureView(PLOTTED, MAP_SIZE)
         self.paths = FigureView(WALKED, (PATHS_WIDTH, 2.0))
-        super().__init__(TITLE, self._layout(), {"left": self._back, "right": self._forward})
-        _offer(self.space, self.model.spaces)
-        self.space.layout.display = "none" if len(self.model.spaces) == 1 else None
-        for control, react in (
-            (self.edit, self._offer_prompts),
-            (self.text, self._inspect_text),
-            (self.slider, self._go_to),
-            (self.space, self._change_space),
-            (self.detailed, self._show_details),
-        ):
-            control.observe(on_this_thread(self._heard(react)), "value")
+        keys = {"left": lambda: self._go_to(model.step - 1)}
+        keys["right"] = lambda: self._go_to(model.step + 1)
+        super().__init__(TITLE, self._layout(), keys)
         self._offer_edits()
-        if not self.model.refusal:
+        if not model.refusal:
             self.act(lambda: self._begin(prompts))
 
     def _begin(self, prompts: Sequence[str] | None) -> None:
@@ -92,10 +97,8 @@ class RoutingInspector(Panel):
     def _layout(self) -> list[ipywidgets.Widget]:
         if self.model.refusal:
             return [markup(f"<p>{escape(self.model.refusal)}</p>", "lemoe-notice")]
-        left = card("Map", self.map)
-        right = card(
-            "What would change it", row(self.detailed, self.remove, self.clear), self.details
-        )
+        choosing = row(self.detailed, self.remove, self.clear)
+        left, right = card("Map", self.map), card("What would change it", choosing, self.details)
         left.layout.flex, right.layout.flex = "1 1 360px", "1 1 340px"
         pictures = row(left, right)
         pictures.layout.align_items = "flex-start"
@@ -103,7 +106,6 @@ class RoutingInspector(Panel):
             self.facts,
             row(self.edit, self.which, self.inspect),
             row(self.text, self.inspect_text, self.slider, self.space, self.again),
-            self.error,
             pictures,
             card("Routes", self.table),
             card("Through the batches", self.paths),
@@ -113,20 +115,17 @@ class RoutingInspector(Panel):
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model and show what came of it, or its error."""
-        self.error.value = ""
+        self.tell("")
         try:
             command()
             self._show()
         except Exception as error:
-            self.error.value = escape(str(error) or type(error).__name__)
+            self.tell(str(error) or type(error).__name__)
 
     def refresh(self) -> None:
         """Take notice of what the session learned or took back since the last look."""
         self._offer_edits()
         self.act(self.model.refresh)
-
-    def _heard(self, react: Callable[[], None]) -> Callable[[dict], None]:
-        return lambda _: None if self._following else react()
 
     def _inspect(self) -> None:
         chosen, edit = self.which.value, self.edit.value
@@ -144,23 +143,12 @@ class RoutingInspector(Panel):
         letter = self.detailed.value
         self.act(lambda: self.model.remove(letter or ""))
 
-    def _clear(self) -> None:
-        self.act(self.model.clear)
+    def _go_to(self, step: int) -> None:
+        self.act(lambda: self.model.go_to(min(max(0, step), self.model.learned)))
 
-    def _go_to(self) -> None:
-        self.act(lambda: self.model.go_to(self.slider.value))
-
-    def _back(self) -> None:
-        self.act(lambda: self.model.go_to(max(0, self.model.step - 1)))
-
-    def _forward(self) -> None:
-        self.act(lambda: self.model.go_to(min(self.model.learned, self.model.step + 1)))
-
-    def _change_space(self) -> None:
-        def change() -> None:
-            self.model.space = self.space.value
-
-        self.act(change)
+    def _change_space(self, space: str) -> None:
+        self.model.space = space
+        self.act(lambda: None)
 
     # What the page shows
 
@@ -168,92 +156,69 @@ class RoutingInspector(Panel):
         stream, kept = self.model.session.stream, self.edit.value
         if stream is self._offered:
             return
-        self._offered, self._following = stream, True
-        labelled = [
-            (f"{batch.step} · {shortened(edit.prompt, 70)}", edit.id)
-            for batch in stream
-            for edit in batch
-        ]
-        _offer(self.edit, labelled)
-        if kept in [edit for _, edit in labelled]:
-            self.edit.value = kept
-        self._following = False
+        self._offered = stream
+        edits = [(batch.step, edit) for batch in stream for edit in batch]
+        ids = [edit.id for _, edit in edits]
+        labels = [f"{step} · {shortened(edit.prompt, 70)}" for step, edit in edits]
+        chosen = kept if kept in ids else ids[0]
+        put(self.edit, options=list(zip(labels, ids, strict=True)), value=chosen)
         self._offer_prompts()
 
     def _offer_prompts(self) -> None:
         offers = self.model.offers(self.edit.value)
         labels = [f"{offer.role}: {shortened(offer.prompt, 70)}" for offer in offers]
-        _offer(self.which, [(ALL, ALL), *((label, i) for i, label in enumerate(labels))])
+        options = [(ALL, ALL), *((label, i) for i, label in enumerate(labels))]
+        put(self.which, options=options, index=0)
 
     def _show(self) -> None:
         model = self.model
-        after = model.routes()
-        before = model.routes(model.step - 1) if model.step else None
-        self._follow(len(after))
-        self.table.value = routes_html(model.asked, before, after, model.step)
-        found = model.map()
-        self.map.replace(lambda ax: draw_map(ax, found, after, model.step))
-        self._show_paths()
+        model.refresh()
+        found, routes, paths, step = model.map(), model.routes(), model.paths(), model.step
+        self._follow()
+        self.table.value = table_html(in_words(model.table(), step)) if routes else INVITATION
+        self.map.draw(lambda figure: draw_map(figure.subplots(), found, routes, step))
+        self.paths.figure.set_size_inches(PATHS_WIDTH, 1.1 + ROW_HEIGHT * max(1, len(paths)))
+        self.paths.draw(lambda figure: draw_paths(figure.subplots(), paths, step))
         self._show_details()
 
-    def _show_paths(self) -> None:
-        paths, step = self.model.paths(), self.model.step
-        self.paths.figure.set_size_inches(PATHS_WIDTH, 1.1 + ROW_HEIGHT * max(1, len(paths)))
-        self.paths.replace(lambda ax: draw_paths(ax, paths, step))
-
-    def _follow(self, asked: int) -> None:
-        model, kept = self.model, self.detailed.value
-        self._following = True
-        self.slider.max, self.slider.value = model.learned, model.step
-        self.detailed.options = list(LETTERS[:asked])
-        if asked:
-            newest = LETTERS[asked - 1]
-            grown = kept is None or asked != self._asked_before
-            self.detailed.value = newest if grown else kept
-        self._asked_before = asked
-        self._following = False
-        self.facts.value = escape(facts(model))
+    def _follow(self) -> None:
+        model, letters, kept = self.model, LETTERS[: len(self.model.asked)], self.detailed.value
+        put(self.slider, max=model.learned, value=model.step)
+        grown = kept is None or len(letters) != self._asked_before
+        chosen = letters[-1] if letters and grown else kept if letters else None
+        put(self.detailed, options=list(letters), value=chosen)
+        self._asked_before = len(letters)
+        self.facts.value = escape(self._facts())
 
     def _show_details(self) -> None:
-        letter = self.detailed.value
+        letter, model = self.detailed.value, self.model
         if not letter:
             self.details.value = ""
             return
         place = LETTERS.index(letter)
-        route = self.model.routes()[place]
-        self.details.value = details_html(letter, self.model.asked[place], route)
+        asked = code(model.asked[place].prompt)
+        self.details.value = f"<p><b>{letter}</b> {asked}</p>{route_html(model.routes()[place])}"
+
+    def _facts(self) -> str:
+        model = self.model
+        return f"{facts(model.session)}; looking at {model.step} of {model.learned} batches"
 
     # Where there is no kernel
 
-    def static_figure(self) -> Figure:
-        return face(TITLE, self.model, facts(self.model))
-
     def static_text(self) -> str:
-        return f"{TITLE}: {facts(self.model)}"
+        return f"{TITLE}: {self.model.refusal or self._facts()}"
 
+    def static_parts(self) -> list[tuple[float, Paint]]:
+        model = self.model
+        if model.refusal:
+            return []
+        found, routes, paths, step = model.map(), model.routes(), model.paths(), model.step
+        table = in_words(model.table(), step)
 
-def facts(model: InspectorModel) -> str:
-    """One line on what is inspected."""
-    session = model.session
-    return (
-        f"{session.editor.name} on {session.host.name}; {len(session.stream.edits)} edits of "
-        f"{session.stream.name} in {session.stream.order} order; "
-        f"seed {session.editor.config.seed}; "
-        f"looking at {model.step} of {model.learned} batches"
-    )
+        def pictures(part: Figure | SubFigure) -> None:
+            left, right = part.subplots(1, 2, width_ratios=[1.15, 1])
+            draw_map(left, found, routes, step)
+            draw_paths(right, paths, step)
 
-
-def _dropdown(label: str, width: str) -> ipywidgets.Dropdown:
-    return _named(ipywidgets.Dropdown(description=label), width)
-
-
-def _offer(control: ipywidgets.Dropdown, options: Sequence) -> None:
-    """Give a dropdown these options and choose the first."""
-    control.options = options
-    control.index = 0
-
-
-def _named(control: ipywidgets.Widget, width: str) -> ipywidgets.Widget:
-    control.style.description_width = "initial"
-    control.layout.width = width
-    return control
+        height = 0.4 + 0.32 * max(1, len(table))
+        return [(4.6, pictures), (height, lambda part: draw_table(part, table, STATIC_COLUMNS))]

@@ -21,30 +21,27 @@ import torch
 from torch import Tensor
 
 from ...adaptor.routing import BYPASS
-from ...edits import Edit, EditError, trimmed_prompt
+from ...edits import EditError, trimmed_prompt
 from ...probes.collect import walk_back
 from ...session import EditSession
+from ..common.panel import number
 from ..common.points import Axes2, principal_axes
-from .routes import PromptRoute, experts_of, positions, prompt_routes, refusal, router_of
+from ..common.routes import (
+    PromptRoute,
+    expert_name,
+    last_expert,
+    positions,
+    prompt_routes,
+    refusal,
+    router_of,
+    summary,
+)
 
 MOST_PROMPTS = 12
 LETTERS = "ABCDEFGHIJKL"
 TYPED = "typed"
-COLUMNS = (
-    "letter",
-    "prompt",
-    "kind",
-    "before",
-    "after",
-    "gate",
-    "similarity",
-    "nearest",
-    "threshold",
-    "bypassed",
-    "slack",
-    "runner_up",
-    "margin",
-)
+COLUMNS = ["letter", "prompt", "kind", "before", "after", "gate", "similarity", "nearest"]
+COLUMNS += ["threshold", "change"]  # below it the plain network answers; what would change it
 
 
 @dataclass(frozen=True)
@@ -124,23 +121,13 @@ class InspectorModel:
 
     def offers(self, edit: str) -> list[Asked]:
         """The prompts that an edit of the stream brings along, its own first."""
-        found = self._edit(edit)
-        return [
-            Asked(found.prompt, "own prompt", edit),
-            *(Asked(r.prompt, f"{r.group} rephrase", edit) for r in found.rephrases),
-            *(
-                Asked(p.prompt, f"{p.group.replace('_', ' ')} locality", edit)
-                for p in found.locality
-            ),
-        ]
-
-    def _edit(self, edit: str) -> Edit:
-        for found in self.session.stream.edits:
-            if found.id == edit:
-                return found
-        raise EditError(
-            f"no edit {edit!r} in the stream; its first is {self.session.stream.edits[0].id!r}"
-        )
+        edits = {one.id: one for one in self.session.stream.edits}
+        if edit not in edits:
+            raise EditError(f"no edit {edit!r} in the stream; its first is {next(iter(edits))!r}")
+        found = edits[edit]
+        prompts = [("own prompt", found), *((f"{r.group} rephrase", r) for r in found.rephrases)]
+        prompts += [(f"{p.group.replace('_', ' ')} locality", p) for p in found.locality]
+        return [Asked(one.prompt, role, edit) for role, one in prompts]
 
     # Commands
 
@@ -208,16 +195,12 @@ class InspectorModel:
             return prompt_routes(self.session, features)
 
     def table(self) -> pd.DataFrame:
-        """One row per asked prompt, see ``COLUMNS``; experts are counted from 0, -1 the bypass.
+        """One row per asked prompt, see :func:`routes_table`."""
+        return routes_table(self.asked, self.routes_before(), self.routes())
 
-        ``before`` is the expert before the last batch of the step looked at, None at step 0;
-        ``slack`` is similarity minus threshold, ``margin`` the lead over ``runner_up``.
-        """
-        after = self.routes()
-        before = self.routes(self.step - 1) if self.step else [None] * len(after)
-        columns = zip(LETTERS, self.asked, before, after, strict=False)  # letters may be left
-        rows = [_row(*column) for column in columns]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+    def routes_before(self) -> list[PromptRoute] | None:
+        """The routes before the last batch of the step looked at; None at step 0."""
+        return self.routes(self.step - 1) if self.step else None
 
     def paths(self) -> pd.DataFrame:
         """The first expert of every asked prompt (rows, by letter) after every step (columns)."""
@@ -248,7 +231,7 @@ class InspectorModel:
         asked = self._features_of([asked.prompt for asked in self.asked])
         axes = self._map_axes()
         with session.at(self.step):
-            router, last = router_of(session.editor), max(0, experts_of(session.editor) - 1)
+            router, last = router_of(session.editor), last_expert(session.editor)
             seen, prompts = (positions(router, features)[space] for features in (own, asked))
             goes_to = session.editor.routes(own).expert[:, 0].cpu().numpy()
         learned_by = [e for report in session.reports[: self.step] for e in report["experts"]]
@@ -296,21 +279,34 @@ class InspectorModel:
         return torch.stack(rows)
 
 
-def _row(letter: str, asked: Asked, before: PromptRoute | None, after: PromptRoute) -> tuple:
-    near = after.nearest[0] if after.nearest else None
-    rival = after.runner_up
-    return (
-        letter,
-        asked.prompt,
-        asked.kind,
-        None if before is None else before.expert,
-        after.expert,
-        after.gate,
-        None if near is None else near.similarity,
-        "" if near is None else near.edit.id,
-        after.threshold,
-        after.bypassed,
-        after.slack,
-        None if rival is None else rival.expert,
-        None if rival is None else rival.margin,
+def routes_table(
+    asked: Sequence[Asked], before: Sequence[PromptRoute] | None, after: Sequence[PromptRoute]
+) -> pd.DataFrame:
+    """One row per asked prompt: see ``COLUMNS``; experts from 0, -1 the bypass, None unknown."""
+    earlier = [route.expert for route in before] if before else [None] * len(after)
+    rows = [
+        (letter, one.prompt, one.kind, past, now.expert, now.gates[0], *_reasons(now))
+        for letter, one, past, now in zip(LETTERS, asked, earlier, after, strict=False)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _reasons(route: PromptRoute) -> tuple:
+    nearest = route.nearest[0].edit.id if route.nearest else ""
+    return route.similarity, nearest, route.threshold, summary(route)
+
+
+def in_words(table: pd.DataFrame, step: int) -> pd.DataFrame:
+    """The same as the page and the static view show it, after ``step`` batches."""
+    return pd.DataFrame(
+        {
+            "": table["letter"],
+            "prompt": table["prompt"],
+            "kind": table["kind"],
+            f"before batch {step}": table["before"].map(expert_name),
+            "now": table["after"].map(expert_name),
+            "gate": table["gate"].map("{:.2f}".format),
+            "similarity": table["similarity"].map(number),
+            "what would change it": table["change"],
+        }
     )

@@ -1,8 +1,7 @@
-"""What the inspector shows: the map, the way of each prompt through the steps, and tables.
+"""The pictures of the inspector: the map, and the way of each prompt through the steps.
 
 draw_map(ax, model.map(), model.routes(), step=3)
 draw_paths(ax, model.paths(), step=3)
-routes_html(model.asked, before, after, step=3)
 """
 
 from __future__ import annotations
@@ -16,14 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ...adaptor.routing import BYPASS
-from ..common.answers import code
-from ..common.history import expert_name
-from ..common.panel import escape
 from ..common.points import group_look, note
-from .model import LETTERS, Asked, RouteMap
-from .routes import PromptRoute, explain
+from ..common.routes import PromptRoute
+from .model import LETTERS, RouteMap
 
-GREY, FAINT = "#777777", "#BBBBBB"
+GREY = "#888888"
 IN_LEGEND, LEGEND_COLUMNS = 10, 6
 NUMBERED = 24  # a way of so many steps has room for the numbers of experts
 HIDDEN_SHARE = 0.5  # of the variance; a map that hides more says so
@@ -49,8 +45,7 @@ def draw_map(ax: Axes, found: RouteMap, routes: Sequence[PromptRoute], step: int
     _plot(ax, found.edits[found.superseded], **gone)
     _draw_prompts(ax, found, routes)
     found.axes.label(ax)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     ax.margins(0.09)
     _map_legend(ax, present, routes)
     note(ax, _map_note(found, step))
@@ -115,7 +110,7 @@ def _points_per_unit(ax: Axes, found: RouteMap) -> np.ndarray:
 def _map_legend(ax: Axes, present: Sequence[int], routes: Sequence[PromptRoute]) -> None:
     used = {expert for route in routes for expert in route.candidates}
     named = present if len(present) <= IN_LEGEND else [e for e in present if e in used][:IN_LEGEND]
-    handles = [Line2D([], [], label=expert_name(expert), **group_look(expert)) for expert in named]
+    handles = [Line2D([], [], label=str(expert), **group_look(expert)) for expert in named]
     if not handles:
         return
     title = "edits by the expert that learned them"
@@ -162,7 +157,7 @@ def draw_paths(ax: Axes, paths: pd.DataFrame, step: int) -> None:
     for expert in np.unique(values):
         places = np.argwhere(values == expert)[:, ::-1]  # (n, 2): step, row
         if expert == BYPASS:
-            _plot(ax, places, marker="_", color=FAINT, linestyle="none", markersize=7)
+            _plot(ax, places, marker="_", color=GREY, linestyle="none", markersize=7)
         else:
             _plot(ax, places, **group_look(int(expert)))
     if paths.shape[1] <= NUMBERED:
@@ -181,71 +176,6 @@ def _number_changes(ax: Axes, values: np.ndarray) -> None:
     """Write the number of an expert where a prompt, of experts (N, S), comes to it."""
     for place, before in np.argwhere(values[:, 1:] != values[:, :-1]):
         at = before + 1
-        expert = int(values[place, at])
-        if expert != BYPASS:
-            ax.annotate(
-                expert_name(expert),
-                (at, place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-            )
-
-
-# Tables
-
-
-def routes_html(
-    asked: Sequence[Asked],
-    before: Sequence[PromptRoute] | None,
-    after: Sequence[PromptRoute],
-    step: int,
-) -> str:
-    """One row per asked prompt: its route before and after the step, and how sure it is."""
-    if not asked:
-        return "<p class='lemoe-faint'>Pick a prompt of the stream, or type one of your own.</p>"
-    earlier = f"before batch {step}" if step else "before"
-    names = ("", "prompt", earlier, "now", "gate", "similarity", "above threshold", "next")
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    rows = "".join(
-        f"<tr><td><b>{letter}</b></td>"
-        f"<td>{escape(one.prompt)}<br><span class='lemoe-faint'>{escape(one.kind)}</span></td>"
-        f"<td>{escape(_expert(before[place]) if before else '')}</td>"
-        f"<td><b>{escape(_expert(route))}</b></td>"
-        f"<td class='number'>{' '.join(f'{gate:.2f}' for gate in route.gates)}</td>"
-        f"<td class='number'>{_number(route.nearest[0].similarity if route.nearest else None)}</td>"
-        f"<td class='number'>{_number(route.slack, signed=True)}</td>"
-        f"<td style='white-space: nowrap'>{escape(_rival(route))}</td></tr>"
-        for place, (letter, one, route) in enumerate(zip(LETTERS, asked, after, strict=False))
-    )
-    return f"<table class='lemoe-table'><tr>{head}</tr>{rows}</table>"
-
-
-def details_html(letter: str, asked: Asked, route: PromptRoute) -> str:
-    """What the route of one prompt rests on, what would change it, and the nearest edits."""
-    sentences = " ".join(explain(route))
-    rows = "".join(
-        f"<tr><td class='number'>{near.similarity:.3f}</td><td class='number'>{near.batch}</td>"
-        f"<td class='number'>{escape(expert_name(near.expert))}</td>"
-        f"<td>{escape(near.edit.prompt)} <b>{escape(near.edit.target)}</b></td></tr>"
-        for near in route.nearest
-    )
-    head = "<tr><th>similarity</th><th>batch</th><th>expert</th><th>nearest edits</th></tr>"
-    table = f"<table class='lemoe-table'>{head}{rows}</table>" if rows else ""
-    return f"<p><b>{letter}</b> {code(asked.prompt)} {escape(sentences)}</p>{table}"
-
-
-def _expert(route: PromptRoute) -> str:
-    return ", ".join(expert_name(expert) for expert in route.experts)
-
-
-def _number(value: float | None, signed: bool = False) -> str:
-    if value is None:
-        return "-"
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
-
-
-def _rival(route: PromptRoute) -> str:
-    rival = route.runner_up
-    return "-" if rival is None else f"{expert_name(rival.expert)}, {rival.margin:.3f} behind"
+        if values[place, at] != BYPASS:
+            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(str(values[place, at]), (at, place), fontsize=9, **beside)

@@ -14,6 +14,7 @@ told, and between two ticks the host may be asked and another order may be plann
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from ... import planning
 from ...editors import Editor, LEMoE
 from ...edits import EditError, EditStream
 from ...host import Host
-from ..common.choices import AS_GIVEN, PLANNERS, editor_specs, rebatched
+from ..common.choices import AS_GIVEN, check_known, editor_specs, planned, rebatched
 from ..common.points import Axes2, principal_axes
 from .runs import COLUMNS, Order, OrderRun, Run
 
@@ -56,7 +57,6 @@ class PlaygroundModel:
     ) -> None:
         self.source, self.host = stream, host
         self.specs = editor_specs(editor or LEMoE())
-        self.planners = (AS_GIVEN, *PLANNERS)
         self.runs: list[OrderRun] = []
         self.running: Run | None = None
         self.on_event: list[Callable[[Event], None]] = []
@@ -67,33 +67,23 @@ class PlaygroundModel:
 
     # Planning
 
-    def choose(
-        self,
-        planner: str | None = None,
-        batch_size: int | None = None,
-        seed: int | None = None,
-        edits: int | None = None,
-    ) -> None:
-        """Plan again with what is given and the rest as it is.
+    def choose(self, **changes: object) -> None:
+        """Plan again with another planner, batch_size, seed or number of edits.
 
         Raises
         ------
         EditError
             If the edits cannot be put into such batches; the order then stays as it was.
         """
-        old = self.order
-        edits = old.edits if edits is None else edits
-        self._plan(
-            Order(
-                old.planner if planner is None else planner,
-                min(old.batch_size if batch_size is None else batch_size, max(1, edits)),
-                old.seed if seed is None else seed,
-                edits,
-            )
-        )
+        order = replace(self.order, **changes)
+        self._plan(replace(order, batch_size=min(order.batch_size, max(1, order.edits))))
 
     def _plan(self, order: Order) -> None:
-        self.stream = planned(self.source, order, self.host)
+        available = len(self.source.edits)
+        if not 1 <= order.edits <= available:
+            raise EditError(f"edits must lie between 1 and {available}, not {order.edits}")
+        stream = rebatched(self.source, order.batch_size, order.edits)
+        self.stream = planned(stream, order.planner, order.seed, self.host)
         self.order = order
         self.formed = len(self.stream)
         self.similarity = planning.similarity(self.stream, self.host)
@@ -110,11 +100,11 @@ class PlaygroundModel:
 
     def batches(self) -> pd.DataFrame:
         """One row per batch: batch, edits, within (mean cosine similarity, NaN for one edit)."""
-        ids = {edit.id: place for place, edit in enumerate(self.source.edits[: self.order.edits])}
-        points = self._embeddings()
+        edits = self.source.edits[: self.order.edits]
+        points = {edit.id: point for edit, point in zip(edits, self._embeddings(), strict=True)}
         rows = []
         for batch in self.stream:
-            own = points[[ids[edit.id] for edit in batch]]
+            own = np.stack([points[edit.id] for edit in batch])
             pairs = (own @ own.T)[np.triu_indices(len(own), 1)]
             rows.append((batch.step, len(batch), pairs.mean() if len(pairs) else np.nan))
         return pd.DataFrame(rows, columns=["batch", "edits", "within"])
@@ -144,8 +134,7 @@ class PlaygroundModel:
         """
         if self.running:
             raise EditError("a run is under way; wait for its end or stop it")
-        if editor not in self.specs:
-            raise EditError(f"editor must be one of {', '.join(self.specs)}, not {editor!r}")
+        check_known("editor", editor, self.specs)
         self.host.require_free()
         made = self.specs[editor].make(seed)
         self.running = Run(self.host, made, self.stream, self.order, seed)
@@ -161,17 +150,19 @@ class PlaygroundModel:
         """
         if self.running is None:
             return False
+        running = self.running
         try:
-            row = self.running.advance(seconds)
+            ended = running.advance(seconds)
         except BaseException:
             self.running = None
             self._tell("runs")
             raise
-        if row is None:
+        if ended:
+            self.running = None
+            self._keep(running.result | {"seconds": running.seconds})
+        else:
             self._tell("progress")
-            return True
-        self._keep(row)
-        return False
+        return not ended
 
     def wait(self) -> None:
         """Do everything that is due."""
@@ -182,13 +173,12 @@ class PlaygroundModel:
         """Give the run up that is under way; the host is free again, and earlier runs stay."""
         if self.running:
             running, self.running = self.running, None
-            running.stop()
+            running.cancel()
             self._tell("runs")
 
     # Comparing
 
     def _keep(self, row: dict[str, object]) -> None:
-        self.running = None
         self._numbers += 1
         self.runs.append(OrderRun(self._numbers, row))
         spare = [run for run in self.runs[:-1] if not run.pinned]
@@ -218,31 +208,10 @@ class PlaygroundModel:
         raise EditError(f"no run {number}; the table has {known}")
 
     def table(self) -> pd.DataFrame:
-        """One row per finished run, see ``playground_runs.COLUMNS``."""
+        """One row per finished run, see ``runs.COLUMNS``."""
         rows = [{"run": run.number, **run.row, "pinned": run.pinned} for run in self.runs]
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def _tell(self, event: Event) -> None:
         for listener in self.on_event:
             listener(event)
-
-
-def planned(source: EditStream, order: Order, host: Host) -> EditStream:
-    """The first edits of ``source`` in the batches of an order.
-
-    Raises
-    ------
-    EditError
-        If they cannot be batched or planned like this; the message says why.
-    """
-    available = len(source.edits)
-    if not 1 <= order.edits <= available:
-        raise EditError(f"edits must lie between 1 and {available}, not {order.edits}")
-    if order.planner not in (AS_GIVEN, *PLANNERS):
-        raise EditError(
-            f"planner must be one of {', '.join([AS_GIVEN, *PLANNERS])}, not {order.planner!r}"
-        )
-    stream = rebatched(source, order.batch_size, order.edits)
-    if order.planner == AS_GIVEN:
-        return stream
-    return PLANNERS[order.planner](seed=order.seed).plan(stream, host)

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+import torch
+from torch.overrides import TorchFunctionMode
 
 from ... import probes
 from ...editors import Editor
 from ...edits import EditStream
 from ...host import Host
 from ...session import EditSession
-from ..common.slices import Checkpoint, Slices
+from ..common.background import Checkpoint, Slices
 
-COLUMNS = (
-    "run",
-    "editor",
-    "order",
-    "batch_size",
-    "batches",
-    "edits",
-    "order_seed",
-    "editor_seed",
-    "within",
-    "between",
-    "immediate",
-    "reliability",
-    "generality",
-    "locality",
-    "seconds",
-    "pinned",
-)
-GENERALITY = ("generality_light", "generality_strong")
-LOCALITY = ("locality_same_subject", "locality_near", "locality_far")
+MADE_WITH = ("editor", "order", "batch_size", "batches", "edits", "order_seed", "editor_seed")
+MEASURED = ("within", "between", "immediate", "reliability", "generality", "locality", "seconds")
+COLUMNS = ("run", *MADE_WITH, *MEASURED, "pinned")
+GENERALITY = ["generality_light", "generality_strong"]
+LOCALITY = ["locality_same_subject", "locality_near", "locality_far"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +47,8 @@ class OrderRun:
         return Order(row["order"], row["batch_size"], row["order_seed"], row["edits"])
 
 
-class Run:
-    """One order being learned by one editor.
+class Run(Slices):
+    """One order being learned by one editor; after its end, or :meth:`cancel`, the host is free.
 
     Attributes
     ----------
@@ -76,6 +56,8 @@ class Run:
         What happens now, in words.
     share
         How much is done, in [0, 1].
+    result
+        The row of the run once it has ended.
     """
 
     def __init__(
@@ -84,22 +66,10 @@ class Run:
         self.editor, self.order = editor, order
         self.doing, self.share = "opening the session", 0.0
         self._host, self._stream, self._seed = host, stream, seed
-        self._seconds = 0.0
-        self._slices = Slices(self._work)
+        super().__init__(self._learn)
 
-    def advance(self, seconds: float) -> dict[str, object] | None:
-        """Go on for about ``seconds``; the row of the run once it has ended."""
-        started = time.perf_counter()
-        ended = self._slices.advance(seconds)
-        self._seconds += time.perf_counter() - started
-        return self._slices.result | {"seconds": self._seconds} if ended else None
-
-    def stop(self) -> None:
-        """Give it up; the host is free afterwards."""
-        self._slices.cancel()
-
-    def _work(self, checkpoint: Checkpoint) -> dict[str, object]:
-        with calling_after_optimiser_steps(self._calibrating(checkpoint)):
+    def _learn(self, checkpoint: Checkpoint) -> dict[str, object]:
+        with Calibrating(self, checkpoint):
             session = EditSession(self._host, self.editor, self._stream, progress=False)
         batches = len(self._stream)
 
@@ -118,55 +88,32 @@ class Run:
             self.doing, self.share = "measuring everything once more", 1.0
             session.evaluator.measure(self._stream.batches, batches, checkpoint=checkpoint)
             session.evaluate()
-            return self._row(probes.order(session))
-
-    def _calibrating(self, checkpoint: Checkpoint) -> Checkpoint:
-        steps = 0
-
-        def on_step() -> None:
-            nonlocal steps
-            steps += 1
-            self.doing = f"calibrating the router, optimiser step {steps}"
-            checkpoint()
-
-        return on_step
-
-    def _row(self, measured: pd.DataFrame) -> dict[str, object]:
-        found = measured.iloc[0]
-        return {
-            "editor": self.editor.name,
-            "order": self.order.planner,
-            "batch_size": self.order.batch_size,
-            "batches": int(found["batches"]),
-            "edits": self.order.edits,
-            "order_seed": self.order.seed,
-            "editor_seed": self._seed,
-            **found[["within", "between", "immediate", "reliability"]].astype(float),
-            "generality": _mean_of(found, GENERALITY),
-            "locality": _mean_of(found, LOCALITY),
+            found = probes.order(session).iloc[0]
+        order = self.order
+        made_with = (self.editor.name, order.planner, order.batch_size, batches, order.edits)
+        row = dict(zip(MADE_WITH, (*made_with, order.seed, self._seed), strict=True))
+        row |= {name: float(found[name]) for name in MEASURED[:4]}
+        return row | {
+            "generality": float(found.reindex(GENERALITY).astype(float).mean()),
+            "locality": float(found.reindex(LOCALITY).astype(float).mean()),
         }
 
 
-@contextmanager
-def calling_after_optimiser_steps(act: Checkpoint) -> Iterator[None]:
-    """Call ``act`` after every optimiser step of this thread until the block ends.
+class Calibrating(TorchFunctionMode):
+    """Inside the block a run halts at the gradients that this thread computes.
 
-    Calibration has no callback of its own; between two of its steps nothing hangs on the host.
+    Calibration has no callback of its own; where it computes gradients nothing hangs on the host.
     """
-    mine = threading.get_ident()
 
-    def hook(_optimiser: Optimizer, _args: tuple, _kwargs: dict) -> None:
-        if threading.get_ident() == mine:
-            act()
+    def __init__(self, run: Run, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self._run, self._checkpoint, self._steps = run, checkpoint, 0
 
-    handle = register_optimizer_step_post_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _mean_of(row: pd.Series, names: tuple[str, ...]) -> float:
-    """The mean of those columns that were measured; NaN if none was."""
-    values = [row[name] for name in names if name in row and not pd.isna(row[name])]
-    return float(np.mean(values)) if values else float("nan")
+    def __torch_function__(
+        self, function: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        if function is torch.Tensor.backward:
+            self._steps += 1
+            self._run.doing = f"calibrating the router, optimiser step {self._steps}"
+            self._checkpoint()
+        return function(*args, **(kwargs or {}))

@@ -2,7 +2,7 @@
 
 draw_order(figure, model)
 draw_runs(figure, model.table())
-runs_html(model.table())
+runs_shown(model.table())
 """
 
 from __future__ import annotations
@@ -14,26 +14,16 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from ... import plots
-from ..common.panel import escape, plain
-from ..common.points import group_look, note
+from ..common.panel import number, plain
+from ..common.points import group_look, inked, note
 from .model import PlaygroundModel
 
-GREY, FAINT = "#777777", "#BBBBBB"
+GREY, GRID = "#AAAAAA", "#88888855"  # seen on both grounds
 FEW_BATCHES = 16  # so many have room for a marker and a number each
 THIN = 6  # a bar is never thicker than with so many batches
-MEASURES = {
-    "reliability": "final reliability",
-    "generality": "generality",
-    "locality": "locality",
-}
-NUMBERS = {
-    "within": "within",
-    "between": "between",
-    "immediate": "immediate",
-    "reliability": "final",
-    "generality": "generality",
-    "locality": "locality",
-}
+MEASURES = ("reliability", "generality", "locality")
+NUMBERS = {name: name for name in ("within", "between", "immediate", *MEASURES)}
+NUMBERS["reliability"] = "final"
 
 
 def draw_order(figure: Figure | SubFigure, model: PlaygroundModel) -> None:
@@ -47,27 +37,20 @@ def _draw_points(ax: Axes, model: PlaygroundModel) -> None:
     axes, places = model.map()
     for batch in model.stream:
         points = np.stack([places[edit.id] for edit in batch])  # (n, 2)
-        waiting = {"marker": "o", "markersize": 5, "color": FAINT, "linestyle": "none"}
+        waiting = {"marker": "o", "markersize": 5, "color": GREY, "linestyle": "none"}
         formed = batch.step <= model.formed
         look = group_look(batch.step - 1) if formed else waiting
         ax.plot(points[:, 0], points[:, 1], **{**look, "zorder": 2 + formed})
     axes.label(ax)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     ax.margins(0.07)
-    alike = model.similarity
+    alike, order = model.similarity, model.order
     note(
         ax,
-        f"n = {len(places)} edits, mean prompt embeddings; {order_label(model)}\n"
-        f"mean cosine similarity within batches {_shown(alike['within'])}, "
+        f"n = {len(places)} edits, mean prompt embeddings; {order.planner} order, "
+        f"seed {order.seed}\nmean cosine similarity within batches {_shown(alike['within'])}, "
         f"between {_shown(alike['between'])}",
     )
-
-
-def order_label(model: PlaygroundModel) -> str:
-    """The order in words, its seed included."""
-    order = model.order
-    return f"{order.planner} order, seed {order.seed}"
 
 
 def _draw_batches(ax: Axes, model: PlaygroundModel) -> None:
@@ -76,22 +59,23 @@ def _draw_batches(ax: Axes, model: PlaygroundModel) -> None:
     for row in table.itertuples():
         formed = row.batch <= model.formed
         look = group_look(row.batch - 1)
-        ax.barh(row.batch, row.edits, height=0.72, color=look["color"] if formed else FAINT)
+        ax.barh(row.batch, row.edits, height=0.72, color=look["color"] if formed else GREY)
         if few:
             if formed:
-                sign = {"color": "white", "markeredgecolor": "none", "markersize": 8}
+                sign = {
+                    "color": look["markeredgecolor"],
+                    "markersize": 8,
+                    "markeredgecolor": "none",
+                }
                 ax.plot(0.08 * widest, row.batch, **{**look, **sign})
             text = f"{row.edits}" + ("" if np.isnan(row.within) else f" · {_shown(row.within)}")
-            ax.annotate(
-                text, (row.edits, row.batch), xytext=(4, 0), textcoords="offset points", va="center"
-            )
-    ax.set_ylim(max(len(table), THIN) + 0.6, 0.4)
-    ax.set_xlim(0, widest * (1.75 if few else 1.05))
+            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(text, (row.edits, row.batch), **beside)
+    ax.set(ylim=(max(len(table), THIN) + 0.6, 0.4), ylabel="batch")
+    ax.set(xlim=(0, widest * (1.75 if few else 1.05)), xlabel="edits")
     ticks = MaxNLocator(nbins=9, integer=True, min_n_ticks=1).tick_values(1, len(table))
     ax.set_yticks([int(tick) for tick in ticks if 1 <= tick <= len(table)])
     ax.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, min_n_ticks=1))
-    ax.set_ylabel("batch")
-    ax.set_xlabel("edits")
     note(ax, "size · similarity inside" if few else f"{len(table)} batches")
 
 
@@ -99,32 +83,26 @@ def draw_runs(figure: Figure | SubFigure, table: pd.DataFrame) -> None:
     """Reliability, generality and locality of every run; a ring is the reliability right after."""
     panels = figure.subplots(1, len(MEASURES), sharey=True)
     rows = range(len(table))
-    for ax, (measure, label) in zip(panels, MEASURES.items(), strict=True):
+    for ax, measure in zip(panels, MEASURES, strict=True):
         for place, run in zip(rows, table.itertuples(), strict=True):
-            colour = plots.method_colour(run.editor)
+            colour = inked(plots.method_colour(run.editor))
             if measure == "reliability":
                 ring = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.3}
                 ax.plot(run.immediate, place, "o", color=colour, clip_on=False, **ring)
             value = getattr(run, measure)
             ax.plot(value, place, "o", color=colour, markersize=7, clip_on=False)
-            ax.annotate(
-                _shown(value),
-                (value, place),
-                xytext=(-9 if value > 0.5 else 9, 0),
-                textcoords="offset points",
-                ha="right" if value > 0.5 else "left",
-                va="center",
-                fontsize=10,
-            )
-        ax.set_xlim(-0.03, 1.03)
-        ax.set_xticks([0, 0.5, 1])
-        ax.grid(axis="x", color="#DDDDDD", linewidth=0.8)
-        ax.set_xlabel(label)
+            left = value > 0.5
+            beside = {"xytext": (-9 if left else 9, 0), "ha": "right" if left else "left"}
+            beside |= {"textcoords": "offset points", "va": "center", "fontsize": 10}
+            ax.annotate(_shown(value), (value, place), **beside)
+        label = "final reliability" if measure == "reliability" else measure
+        ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xlabel=label)
+        ax.grid(axis="x", color=GRID, linewidth=0.8)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
     panels[0].set_yticks(rows, [plain(run_label(run)) for run in table.itertuples()])
     panels[0].set_ylim(len(table) - 0.4, -0.6)
-    figure.supxlabel(runs_note(table), x=0.01, ha="left", fontsize=10, color="#555555")
+    figure.supxlabel(runs_note(table), x=0.01, ha="left", fontsize=10, alpha=0.75)
 
 
 def run_label(run: object) -> str:
@@ -144,32 +122,19 @@ def runs_note(table: pd.DataFrame) -> str:
     )
 
 
-def runs_html(table: pd.DataFrame) -> str:
-    """The table of runs as safe HTML."""
-    if table.empty:
-        return "<p class='lemoe-faint'>No run yet. Plan an order and press Run this order.</p>"
-    names = ("run", "order", "editor", "edits", "seeds", *NUMBERS.values(), "seconds")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = "".join(_row(run) for run in table.to_dict("records"))
-    note = "seeds: of the order, of the editor; within and between: mean cosine similarity"
-    return (
-        f"<table class='lemoe-table'><tr>{head}</tr>{rows}</table><p class='lemoe-faint'>{note}</p>"
-    )
+def runs_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of runs as the page shows it."""
+    pinned = table["pinned"].map({True: " pinned", False: ""})
+    texts = {
+        "run": table["run"].astype(str) + pinned,
+        "order": table["order"] + " × " + table["batch_size"].astype(str),
+        "editor": table["editor"],
+        "edits": table["edits"],
+        "seeds": table["order_seed"].astype(str) + ", " + table["editor_seed"].astype(str),
+    }
+    numbers = {label: [_shown(value) for value in table[name]] for name, label in NUMBERS.items()}
+    return pd.DataFrame({**texts, **numbers, "seconds": table["seconds"].map("{:.1f}".format)})
 
 
-def _row(run: dict[str, object]) -> str:
-    texts = (
-        f"{run['run']}{' pinned' if run['pinned'] else ''}",
-        f"{run['order']} × {run['batch_size']}",
-        run["editor"],
-        run["edits"],
-        f"{run['order_seed']}, {run['editor_seed']}",
-    )
-    numbers = [*(_shown(run[name]) for name in NUMBERS), _shown(run["seconds"], 1)]
-    cells = [f"<td>{escape(text)}</td>" for text in texts]
-    cells += [f"<td class='number'>{number}</td>" for number in numbers]
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _shown(value: float, digits: int = 2) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+def _shown(value: float) -> str:
+    return number(value, ".2f")

@@ -8,10 +8,8 @@ from pathlib import Path
 import ipywidgets
 
 from ...edits import trimmed_prompt
-from ..common.answers import answer_html, edit_html
-from ..common.ask import Answer
-from ..common.one_thread import on_this_thread
-from ..common.panel import button, escape, markup, row
+from ..common.ask import Answer, answer_html, edit_html
+from ..common.panel import button, control, escape, markup, row
 from . import export
 from .controls import Act
 from .edit_table import EditTable
@@ -27,15 +25,13 @@ class EditsBox:
     def __init__(self, model: StepperModel, act: Act) -> None:
         self.model = model
         self.table = EditTable(lambda edit: act(lambda: self._show(edit)))
-        self.details = markup(
-            "Click an edit, or press Enter on its row, to open it.", "lemoe-faint"
-        )
+        self.details = markup("Click an edit, or press Enter on its row, to open it.")
         self.box = ipywidgets.VBox([self.table, self.details])
         self.follow()
 
     def follow(self) -> None:
         """Show every edit as it is now."""
-        frame = self.model.track.edits()
+        frame = self.model.history.edits()
         self.table.update(frame)
         if self.table.opened in set(frame["edit"]):
             if self.model.phase == "idle":
@@ -44,11 +40,7 @@ class EditsBox:
             self.table.opened, self.details.value = "", ""
 
     def _show(self, edit: str) -> None:
-        opened = self.model.open(edit)
-        self.details.remove_class("lemoe-faint")
-        self.details.value = edit_html(
-            opened.edit, opened.state, opened.base, opened.edited, opened.path
-        )
+        self.details.value = edit_html(self.model.open(edit))
 
 
 class AskBox:
@@ -57,16 +49,18 @@ class AskBox:
     def __init__(self, model: StepperModel, act: Act) -> None:
         self.model, self._act = model, act
         self.answer: Answer | None = None
-        self.prompt = ipywidgets.Combobox(
-            description="Prompt", placeholder="The prime minister of …", continuous_update=False
+        late = {"continuous_update": False}
+        self.prompt = control(
+            ipywidgets.Combobox,
+            "Prompt",
+            "520px",
+            lambda _: self.ask(),
+            placeholder="The prime minister of …",
+            **late,
         )
-        self.target = ipywidgets.Text(
-            description="New target", placeholder="what it should say", continuous_update=False
+        self.target = control(
+            ipywidgets.Text, "New target", "300px", placeholder="what it should say", **late
         )
-        for field, width in ((self.prompt, "520px"), (self.target, "300px")):
-            field.style.description_width = "initial"
-            field.layout.width = width
-        self.prompt.observe(on_this_thread(lambda _: self.ask()), "value")
         self.asked = button("Ask", "Ask without and with the edits", self.ask, "primary")
         self.teach = button(
             "Teach it", "Make it an edit and learn it as the next batch", self._teach
@@ -104,40 +98,36 @@ class ExportBox:
     """Figure, table, session and calls as files."""
 
     def __init__(self, model: StepperModel, table: EditTable, folder: str, act: Act) -> None:
-        self.model, self._act = model, act
-        self.folder = ipywidgets.Text(folder, description="Folder", continuous_update=False)
-        self.folder.style.description_width = "initial"
-        self.figure = self._button("Figure", lambda: export.export_figure(model, self.path))
-        self.table = self._button("Table", lambda: export.export_table(table.selection, self.path))
-        self.session = self._button(
-            "Session", lambda: export.export_session(model.session, self.path)
+        self._act = act
+        self.folder = control(
+            ipywidgets.Text, "Folder", "300px", value=folder, continuous_update=False
         )
-        self.calls = self._button("Python calls", self._write_calls)
+        self.figure = self._writing("Figure", lambda path: export.export_figure(model, path))
+        self.table = self._writing("Table", lambda path: export.export_table(table.selection, path))
+        self.session = self._writing("Session", lambda path: export.export_session(model, path))
+        self.calls = self._writing("Python calls", lambda path: self._show_calls(model, path))
         self.written = markup("", "lemoe-status")
-        self.text = ipywidgets.Textarea(
-            description="Calls", placeholder="the Python calls that lead to the present state"
+        self.text = control(
+            ipywidgets.Textarea,
+            "Calls",
+            "auto",
+            placeholder="the Python calls that lead to the present state",
         )
-        self.text.style.description_width = "initial"
-        self.text.layout.width, self.text.layout.height = "auto", "150px"
+        self.text.layout.height = "150px"
         buttons = row(self.folder, self.figure, self.table, self.session, self.calls)
         self.box = ipywidgets.VBox([buttons, self.written, self.text])
 
-    @property
-    def path(self) -> Path:
-        """Where files go."""
-        return Path(self.folder.value)
-
-    def _button(self, label: str, write: Callable[[], Sequence[Path]]) -> ipywidgets.Button:
-        return button(label, f"Write the {label.lower()} into the folder", self._writer(write))
-
-    def _writer(self, write: Callable[[], Sequence[Path]]) -> Callable[[], None]:
+    def _writing(self, label: str, write: Callable[[Path], Sequence[Path]]) -> ipywidgets.Button:
         def act() -> None:
-            names = ", ".join(path.as_posix() for path in write())
+            folder = Path(self.folder.value)
+            folder.mkdir(parents=True, exist_ok=True)
+            names = ", ".join(path.as_posix() for path in write(folder))
             self.written.value = escape(f"written: {names}")
 
-        return lambda: self._act(act)
+        tooltip = f"Write the {label.lower()} into the folder"
+        return button(label, tooltip, lambda: self._act(act))
 
-    def _write_calls(self) -> list[Path]:
-        paths = export.export_calls(self.model, self.path)
+    def _show_calls(self, model: StepperModel, folder: Path) -> list[Path]:
+        paths = export.export_calls(model, folder)
         self.text.value = paths[0].read_text(encoding="utf-8")
         return paths

@@ -1,15 +1,15 @@
 // A table of edits. Everything that comes from the kernel is put into the page as text.
 
-const COLUMNS = [
-  ["state", "State"],
-  ["batch", "Batch"],
-  ["prompt", "Prompt"],
-  ["target", "New target"],
-  ["immediate", "Right after"],
-  ["now", "Now"],
-  ["expert", "Learned by"],
-  ["route", "Goes to"],
-];
+const COLUMNS = {
+  state: "State",
+  batch: "Batch",
+  prompt: "Prompt",
+  target: "New target",
+  immediate: "Right after",
+  now: "Now",
+  expert: "Learned by",
+  route: "Goes to",
+};
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -17,78 +17,37 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-function filters(model) {
-  const search = element("input", {
-    type: "search",
-    placeholder: "filter by prompt, target or id",
-    value: model.get("text"),
-  });
-  search.setAttribute("aria-label", "Filter edits by text");
-  search.addEventListener("input", () => {
-    model.set("text", search.value);
-    model.save_changes();
-  });
-  const states = element("select");
-  states.setAttribute("aria-label", "Filter edits by state");
-  states.addEventListener("change", () => {
-    model.set("state", states.value);
-    model.save_changes();
-  });
-  const count = element("span", { className: "lemoe-faint" });
-  count.setAttribute("role", "status");
-  const refresh = () => {
-    const counts = model.get("counts");
-    const all = Object.values(counts).reduce((sum, n) => sum + n, 0);
-    states.replaceChildren(
-      element("option", { value: "any", textContent: `any state (${all})` }),
-      ...model.get("states").map((state) =>
-        element("option", { value: state, textContent: `${state} (${counts[state] ?? 0})` }),
-      ),
-    );
-    states.value = model.get("state");
-    if (document.activeElement !== search) search.value = model.get("text");
-    const shown = model.get("rows").length;
-    const matching = model.get("matching");
-    count.textContent = shown < matching ? `${shown} of ${matching} shown; filter to see others` : `${matching} edits`;
-  };
-  return [element("div", { className: "lemoe-table-filters" }, search, states, count), refresh];
-}
-
-function heading(model, [name, label]) {
-  const sort = element("button", { type: "button", textContent: label });
-  sort.addEventListener("click", () => {
-    const same = model.get("sort_by") === name;
-    model.set("descending", same ? !model.get("descending") : false);
-    model.set("sort_by", name);
-    model.save_changes();
-  });
-  const cell = element("th", { scope: "col" }, sort);
-  cell.dataset.column = name;
-  return cell;
-}
-
-function row(model, edit) {
-  const cells = COLUMNS.map(([name]) => element("td", { textContent: edit[name], className: `column-${name}` }));
-  const made = element("tr", { tabIndex: -1 }, ...cells);
-  made.dataset.edit = edit.edit;
-  made.dataset.state = edit.state;
-  made.setAttribute("aria-selected", String(model.get("opened") === edit.edit));
-  return made;
-}
-
 function render({ model, el }) {
-  el.classList.add("lemoe-edit-table");
-  const [bar, refreshFilters] = filters(model);
-  const head = element("tr", {}, ...COLUMNS.map((column) => heading(model, column)));
+  const tell = (changes) => {
+    for (const [name, value] of Object.entries(changes)) model.set(name, value);
+    model.save_changes();
+  };
+  const sort = (name) =>
+    tell({ descending: model.get("sort_by") === name && !model.get("descending"), sort_by: name });
+  const search = element("input", { type: "search", placeholder: "filter by prompt, target or id" });
+  search.ariaLabel = "Filter edits by text";
+  search.oninput = () => tell({ text: search.value });
+  const states = element("select", { ariaLabel: "Filter edits by state" });
+  states.onchange = () => tell({ state: states.value });
+  const count = element("span", { className: "lemoe-faint", role: "status" });
+  const heads = Object.entries(COLUMNS).map(([name, label]) => {
+    const press = element("button", { type: "button", textContent: label, onclick: () => sort(name) });
+    return element("th", { scope: "col" }, press);
+  });
   const body = element("tbody");
-  const table = element("table", {}, element("thead", {}, head), body);
-  table.setAttribute("aria-label", "Edits");
-  table.setAttribute("role", "grid");
-  el.append(bar, element("div", { className: "lemoe-table-scroll" }, table));
+  const table = element("table", { className: "lemoe-table", ariaLabel: "Edits", role: "grid" });
+  table.append(element("thead", {}, element("tr", {}, ...heads)), body);
+  el.classList.add("lemoe-edit-table");
+  el.append(element("div", { className: "lemoe-table-filters" }, search, states, count));
+  el.append(element("div", { className: "lemoe-table-scroll" }, table));
 
   const open = (line) => line && model.send({ open: line.dataset.edit });
-  body.addEventListener("click", (event) => open(event.target.closest("tr")));
-  body.addEventListener("keydown", (event) => {
+  const focusOn = (line) => {
+    for (const other of body.children) other.tabIndex = other === line ? 0 : -1;
+    line.focus();
+  };
+  body.onclick = (event) => open(event.target.closest("tr"));
+  body.onkeydown = (event) => {
     const line = event.target.closest("tr");
     const next = { ArrowDown: line?.nextSibling, ArrowUp: line?.previousSibling }[event.key];
     if (event.key === "Enter" || event.key === " ") open(line);
@@ -96,28 +55,36 @@ function render({ model, el }) {
     else return;
     event.preventDefault();
     event.stopPropagation();
-  });
-  const focusOn = (line) => {
-    for (const other of body.querySelectorAll("tr[tabindex='0']")) other.tabIndex = -1;
-    line.tabIndex = 0;
-    line.focus();
   };
 
-  const refresh = () => {
-    const focused = body.contains(document.activeElement) ? document.activeElement.dataset.edit : null;
-    body.replaceChildren(...model.get("rows").map((edit) => row(model, edit)));
-    const lines = [...body.children];
-    const line = lines.find((one) => one.dataset.edit === focused);
-    if (line) focusOn(line);
-    else if (lines.length) lines[0].tabIndex = 0;
-    for (const cell of head.children) {
-      const active = cell.dataset.column === model.get("sort_by");
-      const direction = model.get("descending") ? "descending" : "ascending";
-      cell.setAttribute("aria-sort", active ? direction : "none");
-    }
-    refreshFilters();
+  const row = (edit) => {
+    const cells = Object.keys(COLUMNS).map((name) =>
+      element("td", { textContent: edit[name], className: `column-${name}` }),
+    );
+    const line = element("tr", { tabIndex: -1, ariaSelected: model.get("opened") === edit.edit }, ...cells);
+    Object.assign(line.dataset, { edit: edit.edit, state: edit.state });
+    return line;
   };
-  const events = "change:rows change:counts change:opened change:sort_by change:descending";
+  const refresh = () => {
+    const rows = model.get("rows");
+    const matching = model.get("matching");
+    const focused = body.contains(document.activeElement) && document.activeElement.dataset.edit;
+    body.replaceChildren(...rows.map(row));
+    const line = [...body.children].find((one) => one.dataset.edit === focused);
+    if (line) focusOn(line);
+    else if (rows.length) body.firstChild.tabIndex = 0;
+    const direction = model.get("descending") ? "descending" : "ascending";
+    Object.keys(COLUMNS).forEach((name, place) => {
+      heads[place].ariaSort = model.get("sort_by") === name ? direction : "none";
+    });
+    const choices = Object.entries(model.get("choices"));
+    states.replaceChildren(...choices.map(([value, textContent]) => element("option", { value, textContent })));
+    states.value = model.get("state");
+    if (document.activeElement !== search) search.value = model.get("text");
+    const some = `${rows.length} of ${matching} shown; filter to see others`;
+    count.textContent = rows.length < matching ? some : `${matching} edits`;
+  };
+  const events = "change:rows change:choices change:opened change:sort_by change:descending";
   model.on(events, refresh);
   refresh();
   return () => model.off(events, refresh);

@@ -1,7 +1,7 @@
 """The table of edits: filtered and sorted in Python, drawn by a small script in the page.
 
 table = EditTable(on_open=show_details)
-table.update(track.edits())
+table.update(history.edits())
 table.text, table.state, table.sort_by = "minister", "forgotten", "batch"
 """
 
@@ -14,17 +14,19 @@ import anywidget
 import pandas as pd
 import traitlets
 
+from ..common.background import on_this_thread
 from ..common.history import EDIT_COLUMNS, STATES
-from ..common.one_thread import on_this_thread
 
 HERE = Path(__file__).parent
 ANY = "any"
 LONGEST = 200  # rows in the page; the filter reaches the others
-SORTABLE = ("batch", "prompt", "target", "state", "immediate", "now", "expert", "route")
 
 
 class EditTable(anywidget.AnyWidget):
     """One row per edit; a click, or Enter on the row, opens it.
+
+    It is ours, not a grid of another package, because it needs no CDN, works by keyboard, and
+    filters in Python, so that an export holds just the rows that are shown.
 
     Parameters
     ----------
@@ -36,12 +38,11 @@ class EditTable(anywidget.AnyWidget):
     _css = HERE / "edit_table.css"
 
     rows = traitlets.List().tag(sync=True)  # of dicts with the columns as text
-    counts = traitlets.Dict().tag(sync=True)  # how many edits by state
+    choices = traitlets.Dict().tag(sync=True)  # what to show for each state to filter by
     matching = traitlets.Int(0).tag(sync=True)
-    states = traitlets.List(list(STATES)).tag(sync=True)
     text = traitlets.Unicode("").tag(sync=True)
     state = traitlets.Unicode(ANY).tag(sync=True)
-    sort_by = traitlets.Enum(SORTABLE, "batch").tag(sync=True)
+    sort_by = traitlets.Enum(EDIT_COLUMNS, "batch").tag(sync=True)
     descending = traitlets.Bool(False).tag(sync=True)
     opened = traitlets.Unicode("").tag(sync=True)
 
@@ -57,7 +58,9 @@ class EditTable(anywidget.AnyWidget):
         """Show these edits; filter and order stay as they are."""
         self._frame = frame
         counts = frame["state"].value_counts()
-        self.counts = {state: int(counts.get(state, 0)) for state in STATES}
+        self.choices = {ANY: f"any state ({len(frame)})"} | {
+            state: f"{state} ({counts.get(state, 0)})" for state in STATES
+        }
         self._select()
 
     def choose(self, edit: str) -> None:
@@ -73,7 +76,10 @@ class EditTable(anywidget.AnyWidget):
     def _select(self) -> None:
         frame = self.selection
         self.matching = len(frame)
-        self.rows = as_text(frame.head(LONGEST)).to_dict("records")
+        shown = frame.head(LONGEST).astype({"batch": int})
+        for column in ("immediate", "now"):
+            shown[column] = [{1.0: "yes", 0.0: "no"}.get(value, "") for value in shown[column]]
+        self.rows = shown.astype(str).to_dict("records")
 
     def _hear(self, _table: EditTable, content: dict, _buffers: list) -> None:
         edit = content.get("open") if isinstance(content, dict) else None
@@ -85,8 +91,7 @@ def selected(
     frame: pd.DataFrame, text: str, state: str, sort_by: str, descending: bool
 ) -> pd.DataFrame:
     """The edits in ``state`` (or any) whose prompt, target or id holds ``text``, sorted."""
-    wanted = text.strip().lower()
-    if wanted:
+    if wanted := text.strip().lower():
         joined = frame["prompt"] + "\n" + frame["target"] + "\n" + frame["edit"]
         frame = frame[joined.str.lower().str.contains(wanted, regex=False)]
     if state != ANY:
@@ -102,11 +107,3 @@ def _order(column: pd.Series) -> pd.Series:
     if column.name in ("prompt", "target"):
         return column.str.lower()
     return column
-
-
-def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns as the page shows them."""
-    shown = frame.copy()
-    for column in ("immediate", "now"):
-        shown[column] = [{1.0: "yes", 0.0: "no"}.get(value, "") for value in frame[column]]
-    return shown.astype({"batch": int}).astype(str)

@@ -16,13 +16,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Literal
 
 from ...edits import Edit, EditError
 from ...session import EditSession
 from ..common import ask as asking
-from ..common.choices import AS_GIVEN, PLANNERS, Choice, editor_specs, remade
-from ..common.history import Track
+from ..common.choices import AS_GIVEN, Choice, editor_specs, remade
+from ..common.history import History
 from .running import Progress, RunningBatch
 
 Phase = Literal["idle", "training", "held"]
@@ -47,9 +48,8 @@ class StepperModel:
         self.session = session
         self.source = session.stream
         self.specs = editor_specs(session.editor)
-        sizes = [len(batch) for batch in session.stream]
-        seed = int(session.editor.config.seed)
-        self.choice = Choice(session.editor.name, AS_GIVEN, max(sizes), seed)
+        size = max(len(batch) for batch in session.stream)
+        self.choice = Choice(session.editor.name, AS_GIVEN, size, int(session.editor.config.seed))
         self.added: list[tuple[int, Edit]] = []  # the step before which each joined, and the edit
         self.delay = 0.0
         self.on_event: list[Callable[[Event], None]] = []
@@ -58,7 +58,7 @@ class StepperModel:
         self._held = False
         self._running: RunningBatch | None = None
         self._next_batch_at = 0.0
-        self.track = Track(session)
+        self.history = History(session)
 
     # What is
 
@@ -96,11 +96,6 @@ class StepperModel:
     def can_learn(self) -> bool:
         return self.steps < self.batches
 
-    @property
-    def planners(self) -> tuple[str, ...]:
-        """Names to choose a planner by."""
-        return (AS_GIVEN, *PLANNERS)
-
     # Commands
 
     def play(self) -> None:
@@ -130,7 +125,7 @@ class StepperModel:
             return
         if not self.steps:
             raise EditError("nothing to undo: no batch is applied")
-        self._go_back(self.steps - 1)
+        self.session.undo()
         self._settle()
 
     def redo(self) -> None:
@@ -145,9 +140,7 @@ class StepperModel:
         if not 0 <= step <= self.batches:
             raise EditError(f"step must lie between 0 and {self.batches}, not {step}")
         self.abandon()
-        self._go_back(step)
-        while self.steps < step and self.session.redoable:
-            self.session.redo()
+        self.session.jump(min(step, self.steps + self.session.redoable))
         self._settle()
         if self.steps < step:
             self._learn_up_to(step)
@@ -175,7 +168,7 @@ class StepperModel:
         self.session = remade(self.session, source, choice, self.specs)
         self.choice, self.source, self.added = choice, source, []
         self.step_seconds.clear()
-        self.track = Track(self.session)
+        self.history = History(self.session)
         self._tell("remade")
 
     def teach(self, prompt: str, target: str) -> Edit:
@@ -187,7 +180,9 @@ class StepperModel:
             If prompt or target is empty, too long, or what the model says already.
         """
         session = self.session
-        edit = Edit(id=self._new_id(), prompt=prompt, target=target)
+        known = {edit.id for edit in session.stream.edits}
+        new_id = next(name for name in map("asked/{}".format, count(1)) if name not in known)
+        edit = Edit(id=new_id, prompt=prompt, target=target)
         session.host.encode(edit.prompt, edit.target)
         if session.host.exact_match([edit.prompt], [edit.target])[0]:
             raise EditError(
@@ -216,7 +211,7 @@ class StepperModel:
     def open(self, edit: str) -> asking.OpenedEdit:
         """Everything about one edit of the stream, by its id."""
         self._require_plain_host()
-        return asking.open_edit(self.session, self.track, edit)
+        return asking.open_edit(self.session, self.history, edit)
 
     def _require_plain_host(self) -> None:
         if self._running and self.session.editor.changed_tensors():
@@ -235,39 +230,33 @@ class StepperModel:
         Exception
             If a batch cannot be learned; the session stays at the last whole step.
         """
-        if self._held or self._target is None:
+        if self.phase != "training":
             return False
         if self._running is None:
-            if time.perf_counter() < self._next_batch_at:
-                time.sleep(min(seconds, self._next_batch_at - time.perf_counter(), 0.02))
+            rest = self._next_batch_at - time.perf_counter()
+            if rest > 0:
+                time.sleep(min(seconds, rest, 0.02))
                 return True
             self._running = RunningBatch(self.session)
-        self._advance(seconds)
+        try:
+            ended = self._running.advance(seconds)
+        except BaseException:
+            self._forget_running()
+            self._settle()
+            raise
+        if ended:
+            self.step_seconds.append(self._running.seconds)
+            self._running = None
+            self._next_batch_at = time.perf_counter() + self.delay
+            self._settle()
+        else:
+            self._tell("progress")
         return self.phase == "training"
 
     def wait(self) -> None:
         """Do everything that is due."""
         while self.tick(1.0):
             pass
-
-    def _advance(self, seconds: float) -> None:
-        running = self._running
-        assert running is not None
-        try:
-            ended = running.advance(seconds)
-        except BaseException:
-            self._forget_running()
-            self._settle()
-            raise
-        if not ended:
-            self._tell("progress")
-            return
-        self._running = None
-        self.step_seconds.append(running.seconds)
-        self._next_batch_at = time.perf_counter() + self.delay
-        self._settle()
-
-    # Helpers
 
     def _learn_up_to(self, target: int) -> None:
         if target > self.batches:
@@ -278,26 +267,15 @@ class StepperModel:
         self._next_batch_at = 0.0
         self._tell("progress")
 
-    def _go_back(self, step: int) -> None:
-        while self.steps > step:
-            self.session.undo()
-
     def _settle(self) -> None:
         """After the number of applied batches has changed."""
         if self._target is not None and self.steps >= self._target:
             self._target = None
-        self.track.update()
+        self.history.update()
         self._tell("moved")
 
     def _forget_running(self) -> None:
         self._running, self._held, self._target = None, False, None
-
-    def _new_id(self) -> str:
-        known = {edit.id for edit in self.session.stream.edits}
-        number = 1
-        while f"asked/{number}" in known:
-            number += 1
-        return f"asked/{number}"
 
     def _tell(self, event: Event) -> None:
         for listener in self.on_event:

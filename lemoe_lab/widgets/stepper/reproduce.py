@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ... import datasets
-from ...edits import Edit, EditError, EditStream
+from ...edits import EditError, EditStream
 from ..common.choices import AS_GIVEN, PLANNERS, keeps_batches
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
     editor = model.specs[choice.editor].code(choice.seed)
     lines.append(f"session = ll.EditSession(host, {editor}, stream)")
     for step, edit in model.added:
-        lines += _joining(step, edit)
+        fields = ", ".join(f"{name}={getattr(edit, name)!r}" for name in GIVEN_FIELDS)
+        lines.append(f"session.add_batch([ll.Edit({fields})], at={step})")
     lines.append(f"session.jump({model.steps})")
     return "\n".join(lines) + "\n"
 
@@ -77,10 +78,3 @@ def _planning(model: StepperModel) -> Iterator[str]:
     if choice.planner != AS_GIVEN:
         planner = PLANNERS[choice.planner].__name__
         yield f"stream = ll.planning.{planner}(seed={choice.seed}).plan(stream, host)"
-
-
-def _joining(step: int, edit: Edit) -> Iterator[str]:
-    fields = ", ".join(f"{name}={getattr(edit, name)!r}" for name in GIVEN_FIELDS)
-    yield "groups = [batch.edits for batch in session.stream]"
-    yield f"groups.insert({step}, [ll.Edit({fields})])"
-    yield "session.stream = session.stream.with_groups(groups)"

@@ -11,22 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import ipywidgets
-from matplotlib.figure import Figure
+import pandas as pd
 
 from ...session import EditSession
-from ..common.panel import Panel, card, escape, markup, row
-from ..common.worker import Worker
+from ..common.background import Worker
+from ..common.figure_view import FigureView, Paint
+from ..common.history import STATES
+from ..common.panel import Panel, card, draw_table, escape, facts, markup, row
+from ..common.routes import explain
 from .boxes import AskBox, EditsBox, ExportBox
-from .controls import ChoiceBox, Transport, status_html
+from .controls import ChoiceBox, Controls, status
 from .model import Event, StepperModel
-from .static_view import face
-from .views import LiveView, LocalityCurves, ReliabilityCurve, RoutingHeatmap
+from .views import VIEWS, draw_all
 
 TITLE = "Edit stepper"
+VIEW_SIZE = (3.6, 3.0)
+STATIC_ROWS = 8
+STATIC_COLUMNS = {"state": 0.1, "batch": 0.06, "prompt": 0.45, "target": 0.29, "route": 0.1}
 
 
 class EditStepper(Panel):
-    """Transport, live views, table of edits, questions and export for one session.
+    """Controls, live views, table of edits, questions and export for one session.
 
     Parameters
     ----------
@@ -38,45 +43,35 @@ class EditStepper(Panel):
     """
 
     def __init__(self, session: EditSession, folder: str = "edit_stepper") -> None:
-        self.model = StepperModel(session)
+        model = self.model = StepperModel(session)
         self.facts = markup("", "lemoe-faint")
-        self.transport = Transport(self.model, self.act)
+        self.controls = Controls(model, self.act)
         self.worker = Worker(
-            self.model.tick,
-            self.model.wait,
-            lambda: self.model.phase == "training",
-            self.transport.follow,
+            model.tick,
+            model.wait,
+            lambda: model.phase == "training",
+            self.controls.follow,
+            self.tell,
         )
-        self.error = self.worker.error
-        self.choice = ChoiceBox(self.model, self.act)
-        self.views = {
-            "Reliability": LiveView(ReliabilityCurve, "Reliability of each batch, then and now"),
-            "Routes": LiveView(RoutingHeatmap, "Experts that the prompts of each batch go to"),
-            "Locality": LiveView(LocalityCurves, "Share of other answers that stayed as they were"),
-        }
-        self.edits = EditsBox(self.model, self.act)
-        self.ask = AskBox(self.model, self.act)
-        self.export = ExportBox(self.model, self.edits.table, folder, self.act)
+        self.choice = ChoiceBox(model, self.act)
+        self.views = {name: FigureView(shows, VIEW_SIZE) for name, (_, shows) in VIEWS.items()}
+        self.edits = EditsBox(model, self.act)
+        self.ask = AskBox(model, self.act)
+        self.export = ExportBox(model, self.edits.table, folder, self.act)
         self.tabs = ipywidgets.Tab([self.edits.box, self.ask.box, self.export.box])
         self.tabs.titles = ("Edits", "Ask the model", "Export")
         self.tabs.selected_index = 0
         figures = row(*(card(title, view) for title, view in self.views.items()))
         figures.add_class("lemoe-figures")
-        body = [
-            self.facts,
-            self.transport.box,
-            self.choice.box,
-            self.error,
-            figures,
-            self.tabs,
-        ]
-        keys = {"space": self._space, "left": self._left, "right": self._right}
+        body = [self.facts, self.controls.box, self.choice.box, figures, self.tabs]
+        keys = {
+            "space": lambda: self.act(model.toggle),
+            "left": lambda: self.act(model.undo),
+            "right": lambda: self.act(model.redo if model.can_redo else model.step),
+        }
         super().__init__(TITLE, body, keys)
-        self.model.on_event.append(self._hear_model)
-        self._show_facts()
-        self._show_views()
-
-    # Commands
+        model.on_event.append(self._hear_model)
+        self._show()
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model, show its error, start the work it asks for."""
@@ -86,48 +81,49 @@ class EditStepper(Panel):
         """Wait until nothing is being learned: for the cell after one that started something."""
         await self.worker.finished()
 
-    def _space(self) -> None:
-        self.act(self.model.toggle)
-
-    def _left(self) -> None:
-        self.act(self.model.undo)
-
-    def _right(self) -> None:
-        self.act(self.model.redo if self.model.can_redo else self.model.step)
-
     # What the page shows
 
     def _hear_model(self, event: Event) -> None:
-        self.transport.follow()
+        self.controls.follow()
         if event == "progress":
             return
         if event == "remade":
-            for view in self.views.values():
-                view.clear()
             self.choice.follow()
         if event in ("remade", "grown"):
             self.ask.suggest()
-        self._show_facts()
-        self._show_views()
+        self._show()
         self.edits.follow()
         self.ask.follow()
 
-    def _show_facts(self) -> None:
-        session = self.model.session
-        self.facts.value = escape(
-            f"{session.editor.name} on {session.host.name}; {len(session.stream.edits)} edits of "
-            f"{session.stream.name} in {session.stream.order} order; seed {self.model.choice.seed}"
-        )
-
-    def _show_views(self) -> None:
-        for view in self.views.values():
-            view.update(self.model.track)
+    def _show(self) -> None:
+        self.facts.value = escape(facts(self.model.session))
+        history = self.model.history
+        for view, (draw, _) in zip(self.views.values(), VIEWS.values(), strict=True):
+            view.draw(lambda figure, draw=draw: draw(figure.subplots(), history))
 
     # Where there is no kernel
 
-    def static_figure(self) -> Figure:
-        return face(TITLE, self.model, self.edits.table.selection, self.ask.answer)
-
     def static_text(self) -> str:
-        session = self.model.session
-        return f"{TITLE}: {session.editor.name} on {session.host.name}; " + status_html(self.model)
+        return f"{TITLE}: {facts(self.model.session)}; {status(self.model)}"
+
+    def static_parts(self) -> list[tuple[float, Paint]]:
+        table, answer = self.edits.table.selection, self.ask.answer
+        counts = table["state"].value_counts()
+        counted = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
+        rows = table.head(STATIC_ROWS)
+
+        def edits(part: object) -> None:
+            part.suptitle(f"{len(table)} edits: {counted}", x=0.01, ha="left", fontsize=10)
+            draw_table(part, rows, STATIC_COLUMNS)
+
+        parts = [(3.3, lambda part: draw_all(part, self.model.history)), (2.5, edits)]
+        if answer:
+            said = (answer.prompt, answer.base, answer.edited, _where(answer))
+            asked = pd.DataFrame([said], columns=["asked", "unedited", "now", "route"])
+            widths = {"asked": 0.4, "unedited": 0.15, "now": 0.15, "route": 0.3}
+            parts.append((0.7, lambda part: draw_table(part, asked, widths)))
+        return parts
+
+
+def _where(answer: object) -> str:
+    return explain(answer.route)[0] if answer.route else "none"

@@ -1,26 +1,24 @@
-"""The live figures of the stepper: drawn once, then only their data change.
+"""The figures of the stepper, which are drawn from a history alone.
 
-    view = live(ReliabilityCurve, "Reliability by batch")
-    view.update(track)
+    draw_reliability(figure.subplots(), history)
 
-A drawing knows its Axes and how to follow a track; the same drawings make the static face.
+The panel, the exported figure and the static view show the same ones.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator
 
 from ... import plots
 from ...adaptor.routing import BYPASS
-from ..common.figure_view import FigureView
-from ..common.history import Track
+from ..common.history import History
+from ..common.points import inked, note
 
-SIZE = (3.6, 3.0)
 GROUP_LOOKS = {  # colour, marker and its size by locality group; nested, so that equals all show
     "same_subject": ("#D55E00", "s", 10),
     "near": ("#0072B2", "o", 7.5),
@@ -28,181 +26,78 @@ GROUP_LOOKS = {  # colour, marker and its size by locality group; nested, so tha
     "text": ("#CC79A7", "D", 2.5),
 }
 NOT_ROUTED = "this editor sends\nno prompt anywhere"
+GRID = "#88888855"  # seen on both grounds
 
 
-class Drawing(Protocol):
-    """Something on Axes that follows a track; returns whether labels may need other room."""
-
-    def __init__(self, ax: Axes) -> None: ...
-
-    def update(self, track: Track) -> bool: ...
-
-
-class LiveView(FigureView):
-    """A figure view with one drawing."""
-
-    def __init__(self, drawing: type[Drawing], description: str) -> None:
-        super().__init__(description, SIZE)
-        self._kind = drawing
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin again, for another session."""
-        self.figure.clear()
-        with plots.style():
-            self.drawing = self._kind(self.figure.subplots())
-        self._relayout = True
-
-    def update(self, track: Track) -> None:
-        """Show the track as it is now."""
-        with plots.style():
-            changed = self.drawing.update(track)
-        self.show(relayout=changed or self._relayout)
-        self._relayout = False
-
-
-class ReliabilityCurve:
+def draw_reliability(ax: Axes, history: History) -> None:
     """Reliability of each batch: right after it was learned, and now."""
-
-    def __init__(self, ax: Axes) -> None:
-        self.ax = ax
-        (self.immediate,) = ax.plot(
-            [], [], "--o", markersize=8, markerfacecolor="none", label="right after"
-        )
-        (self.now,) = ax.plot([], [], "-o", markersize=4.5, label="now")
-        _unit_axis(ax, "reliability")
-        _legend(ax)
-
-    def update(self, track: Track) -> bool:
-        table, session = track.reliability(), track.session
-        colour = plots.method_colour(session.editor.name)
-        for line, column in ((self.immediate, "immediate"), (self.now, "now")):
-            line.set_data(table["batch"], table[column])
-            line.set_color(colour)
-            line.set_markeredgecolor(colour)
-        self.now.set_markerfacecolor(colour)
-        self.ax.get_legend().legend_handles[0].set_color(colour)
-        self.ax.get_legend().legend_handles[1].set_color(colour)
-        return _batches_axis(self.ax, len(session.stream)) | _note(
-            self.ax, f"n = {table['edits'].sum()} edits; scorer: exact match"
-        )
+    table = history.reliability()
+    colour = inked(plots.method_colour(history.session.editor.name))
+    ring = {"markersize": 8, "markerfacecolor": "none", "label": "right after"}
+    ax.plot(table["batch"], table["immediate"], "--o", color=colour, **ring)
+    ax.plot(table["batch"], table["now"], "-o", color=colour, markersize=4.5, label="now")
+    _over_batches(ax, history, "reliability")
+    note(ax, f"n = {table['edits'].sum()} edits; scorer: exact match")
 
 
-class RoutingHeatmap:
+def draw_routes(ax: Axes, history: History) -> None:
     """Where the prompts of each batch go now: rows batches, columns experts, first the bypass."""
-
-    def __init__(self, ax: Axes) -> None:
-        self.ax = ax
-        self.image = ax.imshow(
-            [[np.nan]], cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest"
-        )
-        self.message = ax.text(0.5, 0.5, "", transform=ax.transAxes, ha="center", va="center")
-        self.message.set_gid("caption")
-        ax.set_xlabel("goes to expert")
-        ax.set_ylabel("learned in batch")
-        ax.spines[:].set_visible(False)
-        ax.tick_params(length=0)
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "–" if x < 0 else f"{x + 1:.0f}"))
-        bar = ax.figure.colorbar(self.image, ax=ax, fraction=0.05, pad=0.02)
-        bar.outline.set_visible(False)
-        bar.set_label("share of prompts")
-
-    def update(self, track: Track) -> bool:
-        routing, batches = track.routing(), len(track.session.stream)
-        experts = self._experts(track, routing)
-        grid = np.full((batches, experts + 1), np.nan)
-        for batch, row in routing.iterrows():
-            grid[batch - 1] = 0.0
-            for expert, share in row.items():
-                grid[batch - 1, expert - BYPASS] = share
-        self.image.set_data(grid)
-        self.image.set_extent((BYPASS - 0.5, experts - 0.5, batches + 0.5, 0.5))
-        self.message.set_text(NOT_ROUTED if track.session.steps and routing.empty else "")
-        ticks = MaxNLocator(nbins=7, integer=True, min_n_ticks=1).tick_values(1, max(2, experts))
-        shown = [BYPASS, *(int(tick) - 1 for tick in ticks if 1 <= tick <= experts)]
-        self.ax.xaxis.set_major_locator(FixedLocator(sorted(set(shown))))
-        return _note(self.ax, "–: the plain network answers")
-
-    @staticmethod
-    def _experts(track: Track, routing: pd.DataFrame) -> int:
-        most = 1 + max((int(expert) for expert in routing.columns), default=0)
-        one_each = track.session.editor.experts_frozen
-        return max(most, len(track.session.stream)) if one_each else most
+    routing, batches = history.routing(), len(history.session.stream)
+    experts = 1 + max((int(expert) for expert in routing.columns), default=0)
+    if history.session.editor.experts_frozen:  # one for each batch
+        experts = max(experts, batches)
+    grid = np.full((batches, experts + 1), np.nan)
+    shares = routing.reindex(columns=range(BYPASS, experts), fill_value=0.0)
+    grid[routing.index.astype(int) - 1] = shares.to_numpy()
+    extent = (BYPASS - 0.5, experts - 0.5, batches + 0.5, 0.5)
+    look = {"cmap": "cividis", "vmin": 0, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
+    image = ax.imshow(grid, extent=extent, **look)
+    if history.session.steps and routing.empty:
+        ax.text(0.5, 0.5, NOT_ROUTED, transform=ax.transAxes, ha="center", va="center")
+    ax.set(xlabel="goes to expert", ylabel="learned in batch")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.yaxis.set_major_locator(_whole(8))
+    ticks = [int(t) for t in _whole(7).tick_values(0, max(1, experts - 1)) if 0 <= t < experts]
+    ax.set_xticks([BYPASS, *ticks], ["–", *ticks])
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, label="share of prompts")
+    bar.outline.set_visible(False)
+    note(ax, "–: the plain network answers")
 
 
-class LocalityCurves:
+def draw_locality(ax: Axes, history: History) -> None:
     """How much else answers as before, asked right after each batch."""
-
-    def __init__(self, ax: Axes) -> None:
-        self.ax = ax
-        self.lines = {}
-        for group, (colour, marker, size) in GROUP_LOOKS.items():
-            label = group.replace("_", " ")
-            look = {"marker": marker, "markersize": size, "markerfacecolor": "none"}
-            (self.lines[group],) = ax.plot([], [], color=colour, label=label, **look)
-        _unit_axis(ax, "same as unedited")
-        _legend(ax)
-
-    def update(self, track: Track) -> bool:
-        for group, line in self.lines.items():
-            measured = [(step, at[group]) for step, at in track.locality.items() if group in at]
-            line.set_data(*zip(*measured, strict=True) if measured else ([], []))
-        return _batches_axis(self.ax, len(track.session.stream)) | _note(
-            self.ax, "each batch's own locality prompts"
-        )
+    for group, (colour, marker, size) in GROUP_LOOKS.items():
+        measured = [(step, at[group]) for step, at in history.locality.items() if group in at]
+        look = {"marker": marker, "markersize": size, "markerfacecolor": "none"}
+        points = np.array(measured).reshape(-1, 2).T
+        ax.plot(*points, color=colour, label=group.replace("_", " "), **look)
+    _over_batches(ax, history, "same as unedited")
+    note(ax, "each batch's own locality prompts")
 
 
-def _unit_axis(ax: Axes, label: str) -> None:
-    ax.set_ylim(-0.04, 1.06)
-    ax.set_yticks(np.linspace(0, 1, 6))
+VIEWS: dict[str, tuple[Callable[[Axes, History], None], str]] = {  # what draws, and what it shows
+    "Reliability": (draw_reliability, "Reliability of each batch, then and now"),
+    "Routes": (draw_routes, "Experts that the prompts of each batch go to"),
+    "Locality": (draw_locality, "Share of other answers that stayed as they were"),
+}
+
+
+def draw_all(figure: Figure | SubFigure, history: History) -> None:
+    """All of them side by side."""
+    for ax, (draw, _) in zip(figure.subplots(1, len(VIEWS)), VIEWS.values(), strict=True):
+        draw(ax, history)
+
+
+def _over_batches(ax: Axes, history: History, label: str) -> None:
+    ax.set(ylim=(-0.04, 1.06), yticks=np.linspace(0, 1, 6), ylabel=label)
+    ax.set(xlim=(0.5, len(history.session.stream) + 0.5), xlabel="batch")
     ax.spines["left"].set_bounds(0, 1)
-    ax.grid(axis="y", color="#DDDDDD", linewidth=0.8)
-    ax.set_ylabel(label)
-    ax.set_xlabel("batch")
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color=GRID, linewidth=0.8)
+    ax.xaxis.set_major_locator(_whole(8))
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0), "borderaxespad": 0.1}
+    ax.legend(ncols=2, handlelength=1.5, columnspacing=1.2, **place)
 
 
-def _legend(ax: Axes) -> None:
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.12, 1.0),
-        ncols=2,
-        borderaxespad=0.1,
-        handlelength=1.5,
-        columnspacing=1.2,
-    )
-
-
-def _batches_axis(ax: Axes, batches: int) -> bool:
-    limits = (0.5, batches + 0.5)
-    if ax.get_xlim() == limits:
-        return False
-    ax.set_xlim(limits)
-    return True
-
-
-def _note(ax: Axes, text: str) -> bool:
-    """Write a caption below the Axes; whether there was none yet."""
-    known = [note for note in ax.texts if note.get_gid() == "caption" and note.get_text()]
-    known = [note for note in known if note.get_transform() is not ax.transAxes]
-    if known:
-        known[0].set_text(text)
-        return False
-    ax.annotate(
-        text,
-        xy=(0.5, 0),
-        xycoords=("axes fraction", ax.xaxis.label),
-        xytext=(0, -4),
-        textcoords="offset points",
-        va="top",
-        ha="center",
-        fontsize=10,
-        color="#555555",
-        annotation_clip=False,
-        gid="caption",
-    )
-    return True
-
-
-DRAWINGS = (ReliabilityCurve, RoutingHeatmap, LocalityCurves)
+def _whole(most: int) -> MaxNLocator:
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)

@@ -1,8 +1,11 @@
-"""How one prompt is routed, and what would have to change for it to go elsewhere.
+"""How a prompt is routed, and what would have to change for it to go elsewhere.
 
-route = prompt_routes(session, features)[0]   # as the editor stands now
-route.expert, route.slack, route.runner_up
-explain(route)                                # the same as sentences
+    route = prompt_routes(session, features)[0]   # as the editor stands now
+    route.expert, route.slack, route.runner_up
+    explain(route)                                # the same as sentences
+    route_html(route)                             # the same with the nearest edits
+
+Experts are numbered from 0, as in all plots; -1 is the plain network.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -20,10 +24,12 @@ from ...editors import Editor
 from ...editors.moe_adaptor import SoftmaxRouter
 from ...edits import Edit
 from ...session import EditSession
-from ..common.history import expert_name
+from .panel import escape, number, table_html
 
 NEAREST = 5
 NEVER = -2.0  # below any cosine similarity: of anchors that nothing can be nearest to
+LEAST_WEIGHT = 0.005
+Scores = tuple[tuple[int, float], ...]  # by expert, the best first
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,20 @@ class PromptRoute:
     Attributes
     ----------
     experts, gates
-        The chosen experts, the first choice first, and their weights; -1 the plain network.
+        The chosen experts, the first choice first, and their weights.
     nearest
         The nearest anchors, the nearest first; empty for a router without anchors.
     threshold
         The similarity below which the plain network answers; None if the router never bypasses.
     scores
-        What decides between the experts, by expert, the best first; ``unit`` says what it is.
+        What decides between the experts, the best first; ``unit`` says what it is.
     """
 
     experts: tuple[int, ...]
     gates: tuple[float, ...]
     nearest: tuple[NearAnchor, ...] = ()
     threshold: float | None = None
-    scores: tuple[tuple[int, float], ...] = ()
+    scores: Scores = ()
     unit: str = ""
 
     @property
@@ -71,13 +77,14 @@ class PromptRoute:
         return self.experts[0]
 
     @property
-    def gate(self) -> float:
-        return self.gates[0]
-
-    @property
     def bypassed(self) -> bool:
         """Whether the plain network answers."""
         return self.expert == BYPASS
+
+    @property
+    def similarity(self) -> float | None:
+        """To the nearest anchor."""
+        return self.nearest[0].similarity if self.nearest else None
 
     @property
     def slack(self) -> float | None:
@@ -103,40 +110,29 @@ class PromptRoute:
             return None
         return RunnerUp(others[0], min(own) - score[others[0]])
 
+    @property
+    def weights(self) -> dict[int, float]:
+        """What weight each expert has or, where only the best counts, would have."""
+        if not self.scores or self.unit == "similarity":
+            return dict(zip(self.experts, self.gates, strict=True))
+        scores = torch.tensor([score for _, score in self.scores])
+        return dict(zip(dict(self.scores), scores.softmax(0).tolist(), strict=True))
+
+
+def expert_name(expert: int | None) -> str:
+    """What tables call an expert; a dash for none."""
+    return "-" if expert is None else "bypass" if expert == BYPASS else str(expert)
+
 
 def router_of(editor: Editor) -> Router | None:
     """The router of an editor with an adaptor, else None."""
     return getattr(getattr(editor, "adaptor", None), "router", None)
 
 
-def experts_of(editor: Editor) -> int:
-    """How many experts there are now."""
+def last_expert(editor: Editor) -> int:
+    """The highest number of an expert now."""
     adaptor = getattr(editor, "adaptor", None)
-    return editor.steps if adaptor is None else len(adaptor.experts)
-
-
-@torch.no_grad()
-def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute]:
-    """The routes of prompts with these features (N, d), as the editor stands now."""
-    editor = session.editor
-    routes = editor.routes(features)
-    if routes is None:
-        raise ValueError(refusal(editor))
-    router, last = router_of(editor), max(0, experts_of(editor) - 1)
-    threshold = None if router is None else router.threshold
-    scores, unit = _scores(router, features, last)
-    nearest = _nearest(session, router, features, last)
-    return [
-        PromptRoute(
-            tuple(routes.expert[row].clamp(max=last).tolist()),
-            tuple(routes.gate[row].tolist()),
-            nearest[row],
-            threshold,
-            scores[row],
-            unit,
-        )
-        for row in range(len(features))
-    ]
+    return max(0, (editor.steps if adaptor is None else len(adaptor.experts)) - 1)
 
 
 def refusal(editor: Editor) -> str:
@@ -147,12 +143,30 @@ def refusal(editor: Editor) -> str:
     )
 
 
+@torch.no_grad()
+def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute] | None:
+    """The routes of prompts with these features (N, d) now; None if the editor does not route."""
+    editor = session.editor
+    routes = editor.routes(features)
+    if routes is None:
+        return None
+    router, last = router_of(editor), last_expert(editor)
+    scores, unit = _scores(router, features, last)
+    nearest = _nearest(session, router, features, last)
+    threshold = None if router is None else router.threshold
+    experts, gates = routes.expert.clamp(max=last).tolist(), routes.gate.tolist()
+    return [
+        PromptRoute(tuple(expert), tuple(gate), near, threshold, score, unit)
+        for expert, gate, near, score in zip(experts, gates, nearest, scores, strict=True)
+    ]
+
+
 def _memory(router: Router | None) -> AnchorMemory | None:
     memory = getattr(router, "memory", None)
     return memory if memory is not None and len(memory.vectors) else None
 
 
-def _similarities(router: Router | None, memory: AnchorMemory, features: Tensor) -> Tensor:
+def _similarities(router: Router, memory: AnchorMemory, features: Tensor) -> Tensor:
     """Cosine similarity of prompts to anchors, (N, A); retired anchors are never near."""
     similarity = router.address(features) @ memory.vectors.T
     return similarity.masked_fill(~memory.active, NEVER)
@@ -169,39 +183,30 @@ def _nearest(
     best = similarity.topk(min(NEAREST, int(memory.active.sum())), dim=1)
     expert = memory.expert.clamp(max=last).tolist()
     return [
-        tuple(
-            NearAnchor(*anchored[index], expert[index], value)
-            for index, value in zip(indices, values, strict=True)
-        )
+        tuple(NearAnchor(*anchored[i], expert[i], v) for i, v in zip(indices, values, strict=True))
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
-def _scores(
-    router: Router | None, features: Tensor, last: int
-) -> tuple[list[tuple[tuple[int, float], ...]], str]:
-    """What decides between the experts for every prompt, the best first, and what it is."""
-    table, unit = None, ""
+def _scores(router: Router | None, features: Tensor, last: int) -> tuple[list[Scores], str]:
+    """What decides between the experts for every prompt, and what it is."""
+    least = -np.inf
     if isinstance(router, ScopedRouter) and (memory := _memory(router)) is not None:
         similarity = _similarities(router, memory, features)  # (N, A)
         expert = memory.expert.clamp(max=last).expand_as(similarity)
         table = similarity.new_full((len(features), last + 1), NEVER)
         table = table.scatter_reduce(1, expert, similarity, "amax")  # (N, T)
-        unit = "similarity"
+        unit, least = "similarity", NEVER
     elif isinstance(router, KVAnchorRouter) and len(router.keys):
         table, unit = router.logits(features), "logit"
     elif isinstance(router, SoftmaxRouter) and router.spread.any():
         table, unit = router.probabilities(features).log(), "log-probability"
-    if table is None:
-        return [()] * len(features), unit
-    least = NEVER if unit == "similarity" else -np.inf
+    else:
+        return [()] * len(features), ""
     return [
         tuple(sorted(((i, v) for i, v in enumerate(row) if v > least), key=lambda pair: -pair[1]))
         for row in table.tolist()
     ], unit
-
-
-# Where prompts lie
 
 
 @torch.no_grad()
@@ -211,10 +216,10 @@ def positions(router: Router | None, features: Tensor) -> dict[str, np.ndarray]:
         found = {"addresses": router.address(features)}
     elif isinstance(router, KVAnchorRouter):
         found = {"routing values": router.value(features), "addresses": router.address(features)}
-    elif isinstance(router, SoftmaxRouter) and router.spread.any():
-        found = {"standardised features": (features - router.centre) / router.spread}
     elif isinstance(router, SoftmaxRouter):
-        found = {"standardised features": torch.zeros_like(features)}
+        known = router.spread.any()
+        centred = (features - router.centre) / router.spread if known else features * 0
+        found = {"standardised features": centred}
     else:
         found = {"features": features}
     return {name: points.double().cpu().numpy() for name, points in found.items()}
@@ -227,7 +232,7 @@ def explain(route: PromptRoute) -> list[str]:
     """What a prompt's route rests on and what would change it, sentence by sentence."""
     if not route.scores and route.bypassed:
         return ["Nothing is learned yet, so the plain network answers."]
-    return [_choice(route), *_bypass(route), *_rivalry(route)]
+    return [_choice(route), *_bypass(route), _rivalry(route)]
 
 
 def summary(route: PromptRoute) -> str:
@@ -236,16 +241,15 @@ def summary(route: PromptRoute) -> str:
     if route.slack is not None:
         word = "lacks" if route.bypassed else "could lose"
         parts.append(f"{word} {abs(route.slack):.3f} similarity")
-    if route.runner_up:
-        name = expert_name(route.runner_up.expert)
-        parts.append(f"next is {name}, {route.runner_up.margin:.3f} behind")
+    if rival := route.runner_up:
+        parts.append(f"next is {rival.expert}, {rival.margin:.3f} behind")
     return "; ".join(parts) or "nothing competes"
 
 
 def _choice(route: PromptRoute) -> str:
     if route.bypassed:
         return "The plain network answers."
-    names = " and ".join(f"expert {expert_name(expert)}" for expert in route.experts)
+    names = " and ".join(f"expert {expert}" for expert in route.experts)
     verb = "answers" if len(route.experts) == 1 else "answer"
     weights = " and ".join(f"{gate:.2f}" for gate in route.gates)
     return f"{names[0].upper()}{names[1:]} {verb} with gate weight {weights}."
@@ -259,7 +263,7 @@ def _bypass(route: PromptRoute) -> list[str]:
     near = route.nearest[0]
     where = f"the nearest anchor, of edit {near.edit.id} (batch {near.batch})"
     if route.bypassed:
-        would = "".join(f" to go to expert {expert_name(e)}" for e in route.candidates)
+        would = "".join(f" to go to expert {expert}" for expert in route.candidates)
         return [
             f"It lacks {-route.slack:.3f} similarity to {where}{would}: it has "
             f"{near.similarity:.3f} and needs {route.threshold:.3f}."
@@ -270,17 +274,29 @@ def _bypass(route: PromptRoute) -> list[str]:
     ]
 
 
-def _rivalry(route: PromptRoute) -> list[str]:
+def _rivalry(route: PromptRoute) -> str:
     rival = route.runner_up
     if rival is None:
-        return ["No other expert competes for it."]
-    name = expert_name(rival.expert)
+        return "No other expert competes for it."
     if route.unit != "similarity":
-        return [f"Next comes expert {name}, {rival.margin:.3f} behind in {route.unit}."]
+        return f"Next comes expert {rival.expert}, {rival.margin:.3f} behind in {route.unit}."
     score = dict(route.scores)[rival.expert]
     out_of_reach = route.threshold is not None and score < route.threshold
     below = ", itself below the threshold" if out_of_reach else ""
-    return [
-        f"Next comes expert {name}: its nearest anchor has similarity {score:.3f}, "
+    return (
+        f"Next comes expert {rival.expert}: its nearest anchor has similarity {score:.3f}, "
         f"{rival.margin:.3f} less{below}."
+    )
+
+
+def route_html(route: PromptRoute) -> str:
+    """What the route rests on, what would change it, gate weights, and the nearest edits."""
+    weights = ", ".join(f"{e}: {w:.2f}" for e, w in route.weights.items() if w > LEAST_WEIGHT)
+    note = f"<p class='lemoe-faint'>gate weights {weights}</p>" if len(route.weights) > 1 else ""
+    rows = [
+        (number(near.similarity), near.batch, near.expert, near.edit.prompt, near.edit.target)
+        for near in route.nearest
     ]
+    columns = ["similarity", "batch", "expert", "nearest edits", "target"]
+    table = table_html(pd.DataFrame(rows, columns=columns)) if rows else ""
+    return f"<p>{escape(' '.join(explain(route)))}</p>{note}{table}"
