@@ -17,7 +17,7 @@ import time
 import pandas as pd
 
 import lemoe_lab as ll
-from lemoe_lab.widgets.common.background import PAUSE
+from lemoe_lab.widgets.common.panel import PAUSE
 
 
 def measure(edits: int, batch_size: int, seed: int, questions: int) -> pd.DataFrame:

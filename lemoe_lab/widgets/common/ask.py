@@ -70,10 +70,8 @@ def ask(session: EditSession, prompt: str) -> Answer:
     with editor.disabled():
         base, base_tokens = host.generate(prompt), next_tokens(session, prompt)
     edited, tokens = host.generate(prompt), next_tokens(session, prompt)
-    features = editor.prompt_features([prompt])
-    routes = None if features is None else prompt_routes(session, features)
-    route = routes[0] if routes else None
-    return Answer(prompt, session.steps, base, edited, base_tokens, tokens, route)
+    routes = prompt_routes(session, editor.prompt_features([prompt])) or [None]
+    return Answer(prompt, session.steps, base, edited, base_tokens, tokens, routes[0])
 
 
 @torch.no_grad()

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 
-SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
 Checkpoint = Callable[[], None]
 
 
@@ -125,64 +124,3 @@ class Slices:
         self._go.acquire()
         if self._cancelled:
             raise Abandoned("the running batch was abandoned")
-
-
-class Worker:
-    """Runs commands of a model, and the work that they leave in slices on the kernel's event loop.
-
-    Parameters
-    ----------
-    tick
-        Works for about so many seconds; whether more is due.
-    wait
-        Does all the work that is due, where there is no event loop.
-    busy
-        Whether any is due.
-    after
-        Called after every slice, and after an error.
-    tell
-        Shows a text: what went wrong, or nothing.
-    """
-
-    def __init__(
-        self,
-        tick: Callable[[float], bool],
-        wait: Callable[[], None],
-        busy: Callable[[], bool],
-        after: Callable[[], None],
-        tell: Callable[[str], None],
-    ) -> None:
-        self._tick, self._wait, self._busy = tick, wait, busy
-        self._after, self._tell = after, tell
-        self._task: asyncio.Task | None = None
-
-    def act(self, command: Callable[[], object]) -> None:
-        """Run a command, tell its error, start the work it asks for."""
-        self._tell("")
-        self._guarded(command)
-        if not self._busy() or (self._task and not self._task.done()):
-            return
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a plain script: nobody else is waiting
-            self._guarded(self._wait)
-        else:
-            self._task = loop.create_task(self._work())
-
-    async def finished(self) -> None:
-        """Wait until nothing is due."""
-        if self._task:
-            await self._task
-
-    async def _work(self) -> None:
-        while self._guarded(lambda: self._tick(SLICE)):
-            await asyncio.sleep(PAUSE)
-
-    def _guarded(self, work: Callable[[], object]) -> object:
-        try:
-            return work()
-        except Exception as error:
-            self._tell(str(error) or type(error).__name__)
-            return False
-        finally:
-            self._after()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import ipywidgets
 import matplotlib as mpl
+import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
@@ -35,6 +36,8 @@ class FigureView(ipywidgets.Image):
     size
         Width and height in inches.
     """
+
+    description = traitlets.Unicode("").tag(sync=True)  # the page wants one beside a tooltip
 
     def __init__(self, description: str, size: tuple[float, float] = (6, 3.2)) -> None:
         super().__init__(format="png", tooltip=description)

@@ -17,13 +17,9 @@ from collections import defaultdict
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from ...edits import EditBatch
-from ...metrics import Measurement, immediate_rows, rows_of
 from ...session import EditSession
-from .routes import expert_name
+from .routes import Features, expert_name
 
 STATES = ("forgotten", "rerouted", "missed", "learned", "superseded", "not yet")  # worst first
 SCORER = "generated"
@@ -45,65 +41,31 @@ class History:
 
     def __init__(self, session: EditSession) -> None:
         self.session = session
-        self.immediate: dict[str, float] = {}
-        self.now: dict[str, float] = {}
-        self.locality: dict[int, dict[str, float]] = {}
         self.routes: dict[int, dict[str, int]] = {}
-        self._features: dict[int, tuple[EditBatch, Tensor]] = {}
-        self._catch_up()
+        self._features = Features(session.editor)
         self.update()
 
-    def _catch_up(self) -> None:
-        """Take over what the session measured before it was followed."""
-        rows = immediate_rows(self.session.metrics)
-        for batch in self.session.stream.batches[: max(0, self.session.steps - 1)]:
-            self._note_batch(batch.step, rows_of(rows[rows["batch"] == batch.step]))
-
     def update(self) -> None:
-        """Measure what the present step may have changed."""
+        """Take over what the session measured, and measure what the present step changed."""
         session, steps = self.session, self.session.steps
         applied = session.stream.batches[:steps]
-        present = {edit.id for batch in applied for edit in batch}
-        self.immediate = {edit: v for edit, v in self.immediate.items() if edit in present}
-        self.locality = {step: v for step, v in self.locality.items() if step <= steps}
-        self.routes = {step: v for step, v in self.routes.items() if step <= steps}
-        rows = session.evaluator.measure(applied[:-1], steps, ["reliability"])
-        latest = session.evaluator.measure(applied[-1:], steps, applied=applied)
-        if applied and applied[-1].edits[0].id not in self.immediate:
-            self._note_batch(steps, latest)
-        self.now = {
-            row.edit: row.value
-            for row in rows + latest
-            if row.metric == "reliability" and row.scorer == SCORER
-        }
-        self.routes[steps] = self._present_routes(applied)
-
-    def _note_batch(self, step: int, rows: list[Measurement]) -> None:
-        groups: dict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            if row.metric == "reliability" and row.scorer == SCORER:
-                self.immediate[row.edit] = row.value
-            elif row.metric == "locality" and (row.scorer == SCORER or row.group == "text"):
-                groups[row.group].append(row.value)
-        self.locality[step] = {group: float(np.mean(values)) for group, values in groups.items()}
-
-    def _present_routes(self, applied: tuple[EditBatch, ...]) -> dict[str, int]:
-        if not applied:
-            return {}
-        features = torch.cat([self._features_of(batch) for batch in applied])
-        routes = self.session.editor.routes(features)
-        if routes is None:
-            return {}
-        ids = [edit.id for batch in applied for edit in batch]
-        return dict(zip(ids, routes.expert[:, 0].tolist(), strict=True))
-
-    def _features_of(self, batch: EditBatch) -> Tensor:
-        known = self._features.get(batch.step)
-        if known is None or known[0] != batch:
-            prompts = [edit.prompt for edit in batch]
-            known = batch, self.session.editor.prompt_features(prompts)
-            self._features[batch.step] = known
-        return known[1]
+        self.immediate, self.locality = {}, {}
+        for step, record in enumerate(session.records[1:], 1):
+            groups: dict[str, list[float]] = defaultdict(list)
+            for row in record.immediate:
+                if row.metric == "reliability" and row.scorer == SCORER:
+                    self.immediate[row.edit] = row.value
+                elif row.metric == "locality" and (row.scorer == SCORER or row.group == "text"):
+                    groups[row.group].append(row.value)
+            self.locality[step] = {group: _mean(values) for group, values in groups.items()}
+        measured = session.evaluator.measure(applied, steps, ["reliability"])
+        self.now = {row.edit: row.value for row in measured if row.scorer == SCORER}
+        self.routes = {step: routes for step, routes in self.routes.items() if step < steps}
+        edits = [edit for batch in applied for edit in batch]
+        routes = session.editor.routes(self._features([edit.prompt for edit in edits]))
+        if edits and routes is not None:
+            experts = routes.expert[:, 0].tolist()
+            self.routes[steps] = dict(zip((edit.id for edit in edits), experts, strict=True))
 
     # Tables
 

@@ -3,7 +3,7 @@
     class Greeting(Panel):
         def __init__(self):
             self.name = control(ipywidgets.Text, "Name", "200px", lambda _: self.greet())
-            super().__init__("Greeting", [self.name], keys={"space": self.greet})
+            super().__init__(model, "Greeting", [self.name], keys={"space": self.greet})
 
         def static_parts(self):
             return [(1.0, lambda part: draw_table(part, self.greeted, {"name": 1}))]
@@ -14,12 +14,14 @@ falls back to a picture and a text with the same content: ``static_parts`` and `
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import anywidget
 import ipywidgets
@@ -34,7 +36,8 @@ from .figure_view import FigureView, Paint
 
 HERE = Path(__file__).parent
 STATIC_DPI, STATIC_WIDTH = 110, 12.5
-LINE = 150  # characters of a heading across a static view
+LINE = 125  # characters of a heading across a static view
+SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
 KEYS = ("space", "left", "right")
 
 
@@ -53,11 +56,25 @@ class Frame(anywidget.AnyWidget):
     theme = traitlets.Enum(("light", "dark"), "light").tag(sync=True)
 
 
+class Model(Protocol):
+    """What a panel shows and commands."""
+
+    busy: bool  # whether work is due
+
+    def tick(self, seconds: float) -> bool:
+        """Work for about so long; whether more is due."""
+
+    def wait(self) -> None:
+        """Do all the work that is due."""
+
+
 class Panel(ipywidgets.VBox):
     """A titled box of widgets.
 
     Parameters
     ----------
+    model
+        What it shows: has commands, ``busy``, and ``tick(seconds)`` and ``wait()`` for its work.
     title
         The accessible name and the heading.
     children
@@ -68,6 +85,7 @@ class Panel(ipywidgets.VBox):
 
     def __init__(
         self,
+        model: Model,
         title: str,
         children: Sequence[ipywidgets.Widget],
         keys: Mapping[str, Callable[[], None]] | None = None,
@@ -76,7 +94,8 @@ class Panel(ipywidgets.VBox):
         unknown = set(self._keys) - set(KEYS)
         if unknown:
             raise ValueError(f"a panel listens to {', '.join(KEYS)}, not to {sorted(unknown)}")
-        self.heading = title
+        self.model, self.heading = model, title
+        self._task: asyncio.Task | None = None
         self.frame = Frame(label=title, wanted_keys=list(self._keys))
         self.frame.on_msg(on_this_thread(self._hear))
         self.frame.observe(on_this_thread(lambda change: self._use_theme(change.new)), "theme")
@@ -85,9 +104,44 @@ class Panel(ipywidgets.VBox):
         super().__init__([self.frame, head, self.error, *children])
         self.add_class("lemoe-panel")
 
-    def tell(self, error: str) -> None:
-        """Show what went wrong; an empty text for nothing."""
-        self.error.value = escape(error)
+    # Commands, and the work that they leave
+
+    def act(self, command: Callable[[], object]) -> None:
+        """Run a command of the model, show its error, start the work it asks for.
+
+        Work goes on in slices on the kernel's event loop; a plain script waits for it.
+        """
+        self.error.value = ""
+        self._guarded(command)
+        if not self.model.busy or (self._task and not self._task.done()):
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._guarded(self.model.wait)
+        else:
+            self._task = loop.create_task(self._work())
+
+    async def finished(self) -> None:
+        """Wait until nothing is due: for the cell after one that started something."""
+        if self._task:
+            await self._task
+
+    async def _work(self) -> None:
+        while self._guarded(lambda: self.model.tick(SLICE)):
+            await asyncio.sleep(PAUSE)
+
+    def _guarded(self, work: Callable[[], object]) -> object:
+        try:
+            return work()
+        except Exception as error:
+            self.error.value = escape(str(error) or type(error).__name__)
+            return False
+        finally:
+            self.follow()
+
+    def follow(self) -> None:
+        """Show what the model is doing."""
 
     def press(self, key: str) -> None:
         """What happens when ``key`` is pressed in the focused panel."""
@@ -199,7 +253,7 @@ def draw_table(part: SubFigure, table: pd.DataFrame, widths: Mapping[str, float]
     """The columns named in ``widths``, which are shares of the width; texts are cut to fit."""
     ax = part.subplots()
     ax.axis("off")
-    room = 1.9 * STATIC_WIDTH * 7  # characters across at this size of letters
+    room = 160  # characters across at this size of letters
     cells = [
         [plain(shortened(str(row[name]), int(room * share))) for name, share in widths.items()]
         for row in table.to_dict("records")
@@ -216,6 +270,7 @@ def draw_table(part: SubFigure, table: pd.DataFrame, widths: Mapping[str, float]
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(10)
     for cell in drawn.get_celld().values():
+        cell.PAD = 0.02
         cell.set_edgecolor("#DDDDDD")
 
 
@@ -243,6 +298,8 @@ def control(
     widget = kind(description=label, **keywords)
     widget.style.description_width, widget.layout.width = "initial", width
     widget.put_by_us = False
+    if widget.has_trait("continuous_update"):
+        widget.continuous_update = False
 
     def react(change: dict) -> None:
         if not widget.put_by_us:

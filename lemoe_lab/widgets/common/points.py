@@ -59,8 +59,6 @@ def principal_axes(points: np.ndarray) -> Axes2:
     if count > 0 and (points != points[0]).any():
         found = PCA(count, svd_solver="full").fit(points)
         directions[:count], shares[:count] = found.components_, found.explained_variance_ratio_
-        largest = np.abs(directions).argmax(1)
-        directions *= np.where(directions[[0, 1], largest] < 0, -1, 1)[:, None]
     return Axes2(mean, directions, (float(shares[0]), float(shares[1])))
 
 

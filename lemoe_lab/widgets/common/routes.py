@@ -3,13 +3,13 @@
     route = prompt_routes(session, features)[0]   # as the editor stands now
     route.expert, route.slack, route.runner_up
     explain(route)                                # the same as sentences
-    route_html(route)                             # the same with the nearest edits
 
 Experts are numbered from 0, as in all plots; -1 is the plain network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,26 +51,14 @@ class RunnerUp(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptRoute:
-    """Where one prompt goes at one step.
+    """Where one prompt goes at one step."""
 
-    Attributes
-    ----------
-    experts, gates
-        The chosen experts, the first choice first, and their weights.
-    nearest
-        The nearest anchors, the nearest first; empty for a router without anchors.
-    threshold
-        The similarity below which the plain network answers; None if the router never bypasses.
-    scores
-        What decides between the experts, the best first; ``unit`` says what it is.
-    """
-
-    experts: tuple[int, ...]
-    gates: tuple[float, ...]
-    nearest: tuple[NearAnchor, ...] = ()
-    threshold: float | None = None
-    scores: Scores = ()
-    unit: str = ""
+    experts: tuple[int, ...]  # the first choice first
+    gates: tuple[float, ...]  # their weights
+    nearest: tuple[NearAnchor, ...] = ()  # of a router with anchors, the nearest first
+    threshold: float | None = None  # similarity below which the plain network answers; None: never
+    scores: Scores = ()  # what decides between the experts
+    unit: str = ""  # what the scores are
 
     @property
     def expert(self) -> int:
@@ -143,6 +131,21 @@ def refusal(editor: Editor) -> str:
     )
 
 
+class Features:
+    """What routing looks at, (N, d): frozen with the host, so each prompt is computed once."""
+
+    def __init__(self, editor: Editor) -> None:
+        self._editor = editor
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._known))
+        computed = self._editor.prompt_features(new or ["?"])  # for no prompts at all the width
+        self._known |= zip(new, computed, strict=False)
+        known = [self._known[prompt] for prompt in prompts]
+        return torch.stack(known) if known else computed[:0]
+
+
 @torch.no_grad()
 def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute] | None:
     """The routes of prompts with these features (N, d) now; None if the editor does not route."""
@@ -151,62 +154,50 @@ def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute] |
     if routes is None:
         return None
     router, last = router_of(editor), last_expert(editor)
-    scores, unit = _scores(router, features, last)
-    nearest = _nearest(session, router, features, last)
-    threshold = None if router is None else router.threshold
-    experts, gates = routes.expert.clamp(max=last).tolist(), routes.gate.tolist()
+    nearest, table, unit = [()] * len(features), None, ""
+    memory: AnchorMemory | None = getattr(router, "memory", None)
+    if memory is not None and len(memory.vectors):
+        similarity = router.address(features) @ memory.vectors.T  # (N, A)
+        similarity = similarity.masked_fill(~memory.active, NEVER)
+        owner = memory.expert.clamp(max=last)  # (A,)
+        nearest = _nearest(session, similarity, owner.tolist(), int(memory.active.sum()))
+        if isinstance(router, ScopedRouter):
+            table = similarity.new_full((len(features), last + 1), NEVER)  # (N, T)
+            table = table.scatter_reduce(1, owner.expand_as(similarity), similarity, "amax")
+            unit = "similarity"
+    if isinstance(router, KVAnchorRouter) and len(router.keys):
+        table, unit = router.logits(features), "logit"
+    elif isinstance(router, SoftmaxRouter) and router.spread.any():
+        table, unit = router.probabilities(features).log(), "log-probability"
     return [
-        PromptRoute(tuple(expert), tuple(gate), near, threshold, score, unit)
-        for expert, gate, near, score in zip(experts, gates, nearest, scores, strict=True)
+        PromptRoute(
+            tuple(routes.expert[row].clamp(max=last).tolist()),
+            tuple(routes.gate[row].tolist()),
+            nearest[row],
+            None if router is None else router.threshold,
+            ()
+            if table is None
+            else _ranked(table[row], NEVER if unit == "similarity" else -np.inf),
+            unit,
+        )
+        for row in range(len(features))
     ]
 
 
-def _memory(router: Router | None) -> AnchorMemory | None:
-    memory = getattr(router, "memory", None)
-    return memory if memory is not None and len(memory.vectors) else None
-
-
-def _similarities(router: Router, memory: AnchorMemory, features: Tensor) -> Tensor:
-    """Cosine similarity of prompts to anchors, (N, A); retired anchors are never near."""
-    similarity = router.address(features) @ memory.vectors.T
-    return similarity.masked_fill(~memory.active, NEVER)
-
-
 def _nearest(
-    session: EditSession, router: Router | None, features: Tensor, last: int
+    session: EditSession, similarity: Tensor, owner: list[int], active: int
 ) -> list[tuple[NearAnchor, ...]]:
-    memory = _memory(router)
-    if memory is None:
-        return [()] * len(features)
     anchored = [(edit, batch.step) for batch in session.stream for edit in batch]
-    similarity = _similarities(router, memory, features)
-    best = similarity.topk(min(NEAREST, int(memory.active.sum())), dim=1)
-    expert = memory.expert.clamp(max=last).tolist()
+    best = similarity.topk(min(NEAREST, active), dim=1)
     return [
-        tuple(NearAnchor(*anchored[i], expert[i], v) for i, v in zip(indices, values, strict=True))
+        tuple(NearAnchor(*anchored[i], owner[i], v) for i, v in zip(indices, values, strict=True))
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
-def _scores(router: Router | None, features: Tensor, last: int) -> tuple[list[Scores], str]:
-    """What decides between the experts for every prompt, and what it is."""
-    least = -np.inf
-    if isinstance(router, ScopedRouter) and (memory := _memory(router)) is not None:
-        similarity = _similarities(router, memory, features)  # (N, A)
-        expert = memory.expert.clamp(max=last).expand_as(similarity)
-        table = similarity.new_full((len(features), last + 1), NEVER)
-        table = table.scatter_reduce(1, expert, similarity, "amax")  # (N, T)
-        unit, least = "similarity", NEVER
-    elif isinstance(router, KVAnchorRouter) and len(router.keys):
-        table, unit = router.logits(features), "logit"
-    elif isinstance(router, SoftmaxRouter) and router.spread.any():
-        table, unit = router.probabilities(features).log(), "log-probability"
-    else:
-        return [()] * len(features), ""
-    return [
-        tuple(sorted(((i, v) for i, v in enumerate(row) if v > least), key=lambda pair: -pair[1]))
-        for row in table.tolist()
-    ], unit
+def _ranked(scores: Tensor, least: float) -> Scores:
+    above = [(expert, score) for expert, score in enumerate(scores.tolist()) if score > least]
+    return tuple(sorted(above, key=lambda pair: -pair[1]))
 
 
 @torch.no_grad()
@@ -249,10 +240,10 @@ def summary(route: PromptRoute) -> str:
 def _choice(route: PromptRoute) -> str:
     if route.bypassed:
         return "The plain network answers."
-    names = " and ".join(f"expert {expert}" for expert in route.experts)
-    verb = "answers" if len(route.experts) == 1 else "answer"
-    weights = " and ".join(f"{gate:.2f}" for gate in route.gates)
-    return f"{names[0].upper()}{names[1:]} {verb} with gate weight {weights}."
+    chosen = zip(route.experts, route.gates, strict=True)
+    return " ".join(
+        f"Expert {expert} answers with gate weight {gate:.2f}." for expert, gate in chosen
+    )
 
 
 def _bypass(route: PromptRoute) -> list[str]:

@@ -41,7 +41,7 @@ MAP_SIZE, PATHS_WIDTH, ROW_HEIGHT = (5.6, 5.2), 9.6, 0.23  # inches
 PLOTTED = "Map of the learned edits and the asked prompts"
 WALKED = "Expert of each asked prompt after every batch"
 INVITATION = "<p class='lemoe-faint'>Pick a prompt of the stream, or type one of your own.</p>"
-STATIC_COLUMNS = {"": 0.02, "prompt": 0.38, "kind": 0.21, "now": 0.06, "what would change it": 0.33}
+STATIC_COLUMNS = {"": 0.02, "prompt": 0.36, "kind": 0.25, "now": 0.06, "what would change it": 0.31}
 
 
 class RoutingInspector(Panel):
@@ -59,12 +59,12 @@ class RoutingInspector(Panel):
         model = self.model = InspectorModel(session)
         self._asked_before = 0
         self._offered: EditStream | None = None  # the stream whose edits can be picked
-        dropdown, late = ipywidgets.Dropdown, {"continuous_update": False}
+        dropdown = ipywidgets.Dropdown
         self.facts = markup("", "lemoe-faint")
         self.edit = control(dropdown, "Edit", "350px", lambda _: self._offer_prompts())
         self.which = control(dropdown, "Prompt", "350px")
         self.inspect = button("Inspect", "Put it on the map", self._inspect, "primary")
-        typed = {"placeholder": "type a prompt", **late}
+        typed = {"placeholder": "type a prompt"}
         self.text = control(
             ipywidgets.Text, "Own words", "270px", lambda _: self._inspect_text(), **typed
         )
@@ -73,7 +73,7 @@ class RoutingInspector(Panel):
         self.remove = button("Remove", "Take this prompt off the map", self._remove)
         self.clear = button("Clear", "Take all prompts off the map", lambda: self.act(model.clear))
         self.slider = control(
-            ipywidgets.IntSlider, "Batches applied", "270px", self._go_to, min=0, max=0, **late
+            ipywidgets.IntSlider, "Batches applied", "270px", self._go_to, min=0, max=0
         )
         self.space = control(dropdown, "Map of", "190px", self._change_space, options=model.spaces)
         self.space.layout.display = "none" if len(model.spaces) == 1 else None
@@ -83,7 +83,7 @@ class RoutingInspector(Panel):
         self.paths = FigureView(WALKED, (PATHS_WIDTH, 2.0))
         keys = {"left": lambda: self._go_to(model.step - 1)}
         keys["right"] = lambda: self._go_to(model.step + 1)
-        super().__init__(TITLE, self._layout(), keys)
+        super().__init__(model, TITLE, self._layout(), keys)
         self._offer_edits()
         if not model.refusal:
             self.act(lambda: self._begin(prompts))
@@ -115,12 +115,12 @@ class RoutingInspector(Panel):
 
     def act(self, command: Callable[[], object]) -> None:
         """Run a command of the model and show what came of it, or its error."""
-        self.tell("")
-        try:
+
+        def act() -> None:
             command()
             self._show()
-        except Exception as error:
-            self.tell(str(error) or type(error).__name__)
+
+        super().act(act)
 
     def refresh(self) -> None:
         """Take notice of what the session learned or took back since the last look."""

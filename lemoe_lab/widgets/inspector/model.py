@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from ...adaptor.routing import BYPASS
 from ...edits import EditError, trimmed_prompt
@@ -27,6 +25,7 @@ from ...session import EditSession
 from ..common.panel import number
 from ..common.points import Axes2, principal_axes
 from ..common.routes import (
+    Features,
     PromptRoute,
     expert_name,
     last_expert,
@@ -60,19 +59,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class RouteMap:
-    """Edits and asked prompts in two dimensions, after one step.
-
-    ``edits`` (M, 2) lie where the router sees the prompts of the learned edits, whose ids are
-    ``ids``; ``learned_by`` (M,) and ``goes_to`` (M,) are experts; ``superseded`` (M,) marks edits
-    that later ones replaced.
-    """
+    """Edits and asked prompts in two dimensions, as the router sees them after one step."""
 
     axes: Axes2
-    ids: tuple[str, ...]
-    edits: np.ndarray
-    learned_by: np.ndarray
-    goes_to: np.ndarray
-    superseded: np.ndarray
+    ids: tuple[str, ...]  # of the M learned edits
+    edits: np.ndarray  # (M, 2)
+    learned_by: np.ndarray  # (M,), experts
+    goes_to: np.ndarray  # (M,)
+    superseded: np.ndarray  # (M,): whether a later edit replaced it
     prompts: np.ndarray  # (N, 2)
 
     @property
@@ -82,30 +76,22 @@ class RouteMap:
 
 
 class InspectorModel:
-    """Asks a session where prompts go.
+    """Asks a session where prompts go."""
 
-    Attributes
-    ----------
-    asked
-        The prompts under inspection, in the order of their letters.
-    step
-        The step looked at: as many batches are applied.
-    space
-        Where the map lies, one of :attr:`spaces`.
-    """
+    busy = False  # looking leaves no work behind
 
     def __init__(self, session: EditSession) -> None:
         self.session = session
-        self.asked: list[Asked] = []
-        self.step = session.steps
-        self._features: dict[str, Tensor] = {}
-        self._paths: dict[str, tuple[int, ...]] = {}
+        self.asked: list[Asked] = []  # in the order of their letters
+        self.step = session.steps  # the time that is looked at: so many batches are applied
+        self._features = Features(session.editor)
+        self._paths: dict[str, list[int]] = {}
         self._axes: dict[str, Axes2] = {}
         self._reports = list(session.reports)
-        probe = session.editor.prompt_features([session.stream.edits[0].prompt])
+        probe = self._features([session.stream.edits[0].prompt])
         self.routes_prompts = bool(probe.shape[1]) and session.editor.routes(probe) is not None
         self.spaces = tuple(positions(router_of(session.editor), probe))
-        self.space = self.spaces[0]
+        self.space = self.spaces[0]  # where the map lies
 
     # What is
 
@@ -132,13 +118,7 @@ class InspectorModel:
     # Commands
 
     def ask(self, prompt: str, role: str = TYPED, edit: str = "") -> None:
-        """Inspect one more prompt; one that is inspected already is not asked twice.
-
-        Raises
-        ------
-        EditError
-            If the prompt is empty or too long, or if there is no letter left for it.
-        """
+        """Inspect one more prompt, once; EditError if it is empty, too long, or one too many."""
         prompt = trimmed_prompt(prompt)
         if any(known.prompt == prompt for known in self.asked):
             return
@@ -190,36 +170,27 @@ class InspectorModel:
     def routes(self, step: int | None = None) -> list[PromptRoute]:
         """The routes of the asked prompts after ``step`` batches; None: at the present look."""
         self._ready()
-        features = self._features_of([asked.prompt for asked in self.asked])
+        features = self._features([asked.prompt for asked in self.asked])
         with self.session.at(self.step if step is None else step):
             return prompt_routes(self.session, features)
 
     def table(self) -> pd.DataFrame:
         """One row per asked prompt, see :func:`routes_table`."""
-        return routes_table(self.asked, self.routes_before(), self.routes())
-
-    def routes_before(self) -> list[PromptRoute] | None:
-        """The routes before the last batch of the step looked at; None at step 0."""
-        return self.routes(self.step - 1) if self.step else None
+        before = self.routes(self.step - 1) if self.step else None
+        return routes_table(self.asked, before, self.routes())
 
     def paths(self) -> pd.DataFrame:
         """The first expert of every asked prompt (rows, by letter) after every step (columns)."""
         self._ready()
         prompts = [asked.prompt for asked in self.asked]
-        new = [prompt for prompt in prompts if prompt not in self._paths]
-        if new:
-            self._paths |= self._walk(new)
-        index = list(LETTERS[: len(prompts)])
-        rows = [self._paths[prompt] for prompt in prompts]
-        return pd.DataFrame(rows, index=index, columns=range(self.learned + 1), dtype=int)
-
-    def _walk(self, prompts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        features = self._features_of(prompts)
-        steps = []
-        for _ in walk_back(self.session):
-            steps.append([route.expert for route in prompt_routes(self.session, features)])
-        steps.append([BYPASS] * len(prompts))  # before the first batch
-        return dict(zip(prompts, zip(*reversed(steps), strict=True), strict=True))
+        if new := [prompt for prompt in prompts if prompt not in self._paths]:
+            features = self._features(new)
+            steps = [prompt_routes(self.session, features) for _ in walk_back(self.session)]
+            for place, prompt in enumerate(new):
+                path = [routes[place].expert for routes in reversed(steps)]
+                self._paths[prompt] = [BYPASS, *path]  # before the first batch nothing answers
+        rows, steps = [self._paths[prompt] for prompt in prompts], range(self.learned + 1)
+        return pd.DataFrame(rows, index=list(LETTERS[: len(rows)]), columns=steps, dtype=int)
 
     def map(self) -> RouteMap:
         """Where the learned edits and the asked prompts lie at the step looked at."""
@@ -227,8 +198,8 @@ class InspectorModel:
         session, space = self.session, self.space
         batches = session.stream.batches[: self.step]
         edits = [edit for batch in batches for edit in batch]
-        own = self._features_of([edit.prompt for edit in edits])
-        asked = self._features_of([asked.prompt for asked in self.asked])
+        own = self._features([edit.prompt for edit in edits])
+        asked = self._features([asked.prompt for asked in self.asked])
         axes = self._map_axes()
         with session.at(self.step):
             router, last = router_of(session.editor), last_expert(session.editor)
@@ -248,15 +219,13 @@ class InspectorModel:
 
     def _map_axes(self) -> Axes2:
         """One pair of axes for all steps, so that a map shows what moves: those of the last one."""
-        if self.space not in self._axes:
-            batches = self.session.stream.batches[: self.learned] or self.session.stream.batches
-            prompts = [edit.prompt for batch in batches for edit in batch]
-            router = router_of(self.session.editor)
-            points = positions(router, self._features_of(prompts))[self.space]
-            self._axes[self.space] = principal_axes(points)
-        return self._axes[self.space]
-
-    # Helpers
+        session, space = self.session, self.space
+        if space not in self._axes:
+            batches = session.stream.batches[: self.learned or None]
+            features = self._features([edit.prompt for batch in batches for edit in batch])
+            points = positions(router_of(session.editor), features)[space]
+            self._axes[space] = principal_axes(points)
+        return self._axes[space]
 
     def _ready(self) -> None:
         """Refuse where a look would be wrong or would disturb."""
@@ -265,18 +234,6 @@ class InspectorModel:
         if self.session.steps != len(self.session.reports):
             raise EditError("a batch is being learned; look again when it is learned or abandoned")
         self.refresh()
-
-    def _features_of(self, prompts: Sequence[str]) -> Tensor:
-        """What routing looks at (N, d): frozen with the host, so each prompt is computed once."""
-        editor = self.session.editor
-        new = list(dict.fromkeys(p for p in prompts if p not in self._features))
-        if new:
-            self._features |= zip(new, editor.prompt_features(new), strict=True)
-        rows = [self._features[prompt] for prompt in prompts]
-        if not rows:
-            first = self._features_of([self.session.stream.edits[0].prompt])
-            return first[:0]
-        return torch.stack(rows)
 
 
 def routes_table(
@@ -298,15 +255,9 @@ def _reasons(route: PromptRoute) -> tuple:
 
 def in_words(table: pd.DataFrame, step: int) -> pd.DataFrame:
     """The same as the page and the static view show it, after ``step`` batches."""
-    return pd.DataFrame(
-        {
-            "": table["letter"],
-            "prompt": table["prompt"],
-            "kind": table["kind"],
-            f"before batch {step}": table["before"].map(expert_name),
-            "now": table["after"].map(expert_name),
-            "gate": table["gate"].map("{:.2f}".format),
-            "similarity": table["similarity"].map(number),
-            "what would change it": table["change"],
-        }
-    )
+    shown = table[["letter", "prompt", "kind"]].rename(columns={"letter": ""})
+    shown[f"before batch {step}"] = table["before"].map(expert_name)
+    shown["now"] = table["after"].map(expert_name)
+    shown["gate"] = table["gate"].map("{:.2f}".format)
+    shown["similarity"] = table["similarity"].map(number)
+    return shown.assign(**{"what would change it": table["change"]})

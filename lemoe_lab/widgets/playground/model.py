@@ -122,6 +122,11 @@ class PlaygroundModel:
 
     # Running
 
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return self.running is not None
+
     def run(self, editor: str, seed: int = 0) -> None:
         """Begin to learn the planned order with an editor.
 
@@ -148,7 +153,7 @@ class PlaygroundModel:
         Exception
             If the run fails; the host is then free again, and earlier runs stay.
         """
-        if self.running is None:
+        if not self.busy:
             return False
         running = self.running
         try:

@@ -16,7 +16,6 @@ import ipywidgets
 from ...editors import Editor
 from ...edits import EditStream
 from ...host import Host
-from ..common.background import Worker
 from ..common.choices import ORDERS
 from ..common.figure_view import FigureView, Paint
 from ..common.panel import Panel, button, card, control, escape, markup, put, row, table_html
@@ -55,13 +54,6 @@ class OrderPlayground(Panel):
         model = self.model = PlaygroundModel(stream, host, editor, edits)
         self._newest = 0  # the run that was last added
         self._forming: asyncio.Task | None = None
-        self.worker = Worker(
-            model.tick,
-            model.wait,
-            lambda: model.running is not None,
-            self._show_progress,
-            self.tell,
-        )
         self.facts, self.note, self.table = markup(""), markup("", "lemoe-status"), markup("")
         self.facts.add_class("lemoe-faint")
         self.view = FigureView(PLANNED, ORDER_SIZE)
@@ -69,11 +61,11 @@ class OrderPlayground(Panel):
         planning, running = self._planning(), self._running()
         compared = card("Runs", self.comparison, self.table, self._comparing())
         body = [self.facts, *planning, card("Edits and batches", self.view), running, compared]
-        super().__init__(TITLE, body)
+        super().__init__(model, TITLE, body)
         model.on_event.append(self._hear_model)
         self._show_order()
         self._show_runs()
-        self._show_progress()
+        self.follow()
 
     def _planning(self) -> list[ipywidgets.Widget]:
         def chosen(name: str) -> Callable[[object], None]:
@@ -125,13 +117,11 @@ class OrderPlayground(Panel):
     # Commands
 
     def act(self, command: Callable[[], object]) -> None:
-        """Run a command of the model, show its error, start the work it asks for."""
-        self.worker.act(command)
+        super().act(command)
         self._follow_order()
 
     async def finished(self) -> None:
-        """Wait until nothing runs or forms: for the cell after one that started something."""
-        await self.worker.finished()
+        await super().finished()
         if self._forming:
             await self._forming
 
@@ -171,7 +161,7 @@ class OrderPlayground(Panel):
             self._show_order()
         if event == "runs":
             self._show_runs()
-        self._show_progress()
+        self.follow()
 
     def _follow_order(self) -> None:
         order, model = self.model.order, self.model
@@ -209,7 +199,7 @@ class OrderPlayground(Panel):
             widget.disabled = run is None
         self.pin.description = "Unpin" if run and run.pinned else "Pin"
 
-    def _show_progress(self) -> None:
+    def follow(self) -> None:
         running = self.model.running
         self.run.disabled, self.stop.disabled = running is not None, running is None
         self.bar.value = running.share if running else 0.0

@@ -49,17 +49,15 @@ class AskBox:
     def __init__(self, model: StepperModel, act: Act) -> None:
         self.model, self._act = model, act
         self.answer: Answer | None = None
-        late = {"continuous_update": False}
         self.prompt = control(
             ipywidgets.Combobox,
             "Prompt",
             "520px",
             lambda _: self.ask(),
             placeholder="The prime minister of …",
-            **late,
         )
         self.target = control(
-            ipywidgets.Text, "New target", "300px", placeholder="what it should say", **late
+            ipywidgets.Text, "New target", "300px", placeholder="what it should say"
         )
         self.asked = button("Ask", "Ask without and with the edits", self.ask, "primary")
         self.teach = button(
@@ -99,9 +97,7 @@ class ExportBox:
 
     def __init__(self, model: StepperModel, table: EditTable, folder: str, act: Act) -> None:
         self._act = act
-        self.folder = control(
-            ipywidgets.Text, "Folder", "300px", value=folder, continuous_update=False
-        )
+        self.folder = control(ipywidgets.Text, "Folder", "300px", value=folder)
         self.figure = self._writing("Figure", lambda path: export.export_figure(model, path))
         self.table = self._writing("Table", lambda path: export.export_table(table.selection, path))
         self.session = self._writing("Session", lambda path: export.export_session(model, path))

@@ -33,7 +33,7 @@ class Controls:
         self.redo = acting("Redo", "Apply it again, without training", model.redo)
         forget = "Forget the running batch; those before it stay"
         self.abandon = acting("Abandon batch", forget, model.abandon)
-        slider = {"min": 0, "max": model.batches, "continuous_update": False}
+        slider = {"min": 0, "max": model.batches}
         self.slider = control(ipywidgets.IntSlider, "Batch", "235px", self._jump, **slider)
         self.speed = control(
             ipywidgets.Dropdown, "Speed", "150px", self._change_speed, options=list(SPEEDS)

@@ -80,6 +80,11 @@ class StepperModel:
         return "idle" if self._target is None else "training"
 
     @property
+    def busy(self) -> bool:
+        """Whether work is due."""
+        return self.phase == "training"
+
+    @property
     def progress(self) -> Progress | None:
         """How far the batch is that is being learned, None if there is none."""
         return self._running.progress if self._running else None
@@ -109,10 +114,7 @@ class StepperModel:
 
     def toggle(self) -> None:
         """Pause while learning, else play."""
-        if self.phase == "training":
-            self.pause()
-        else:
-            self.play()
+        (self.pause if self.busy else self.play)()
 
     def step(self) -> None:
         """Learn one batch, or learn the held one to its end."""
@@ -230,7 +232,7 @@ class StepperModel:
         Exception
             If a batch cannot be learned; the session stays at the last whole step.
         """
-        if self.phase != "training":
+        if not self.busy:
             return False
         if self._running is None:
             rest = self._next_batch_at - time.perf_counter()
@@ -251,7 +253,7 @@ class StepperModel:
             self._settle()
         else:
             self._tell("progress")
-        return self.phase == "training"
+        return self.busy
 
     def wait(self) -> None:
         """Do everything that is due."""

@@ -8,13 +8,10 @@ in short slices, so that the kernel answers clicks, questions and cells in betwe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import ipywidgets
 import pandas as pd
 
 from ...session import EditSession
-from ..common.background import Worker
 from ..common.figure_view import FigureView, Paint
 from ..common.history import STATES
 from ..common.panel import Panel, card, draw_table, escape, facts, markup, row
@@ -46,13 +43,6 @@ class EditStepper(Panel):
         model = self.model = StepperModel(session)
         self.facts = markup("", "lemoe-faint")
         self.controls = Controls(model, self.act)
-        self.worker = Worker(
-            model.tick,
-            model.wait,
-            lambda: model.phase == "training",
-            self.controls.follow,
-            self.tell,
-        )
         self.choice = ChoiceBox(model, self.act)
         self.views = {name: FigureView(shows, VIEW_SIZE) for name, (_, shows) in VIEWS.items()}
         self.edits = EditsBox(model, self.act)
@@ -69,17 +59,12 @@ class EditStepper(Panel):
             "left": lambda: self.act(model.undo),
             "right": lambda: self.act(model.redo if model.can_redo else model.step),
         }
-        super().__init__(TITLE, body, keys)
+        super().__init__(model, TITLE, body, keys)
         model.on_event.append(self._hear_model)
         self._show()
 
-    def act(self, command: Callable[[], object]) -> None:
-        """Run a command of the model, show its error, start the work it asks for."""
-        self.worker.act(command)
-
-    async def finished(self) -> None:
-        """Wait until nothing is being learned: for the cell after one that started something."""
-        await self.worker.finished()
+    def follow(self) -> None:
+        self.controls.follow()
 
     # What the page shows
 
