@@ -10,9 +10,14 @@ from helpers import traces
 
 import lemoe_lab as ll
 from lemoe_lab.widgets.common.panel import table_html
-from lemoe_lab.widgets.playground.model import MOST_RUNS, PlaygroundModel
+from lemoe_lab.widgets.playground.model import (
+    COLUMNS,
+    MOST_RUNS,
+    Order,
+    OrderRun,
+    PlaygroundModel,
+)
 from lemoe_lab.widgets.playground.playground import OrderPlayground
-from lemoe_lab.widgets.playground.runs import COLUMNS, Order, OrderRun
 from lemoe_lab.widgets.playground.views import runs_note, runs_shown
 
 EDITOR = {"steps": 3, "experts": 2}

@@ -212,7 +212,7 @@ def test_progress_tells_step_and_loss(model):
 
 
 def test_progress_tells_how_much_of_the_batch_is_said(make_model, bare, monkeypatch):
-    monkeypatch.setattr("lemoe_lab.widgets.stepper.running.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("lemoe_lab.widgets.stepper.model.LOOK_EVERY", 0.0)
     model = make_model(LEMoE(steps=40))
     prompts = [edit.prompt for edit in bare.batches[0]]
     targets = [edit.target for edit in bare.batches[0]]

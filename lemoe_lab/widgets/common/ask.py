@@ -19,7 +19,7 @@ from .panel import code, escape, number, table_html
 from .routes import PromptRoute, expert_name, prompt_routes, route_html
 
 TOP = 5
-BAR = 20  # characters of a bar for probability 1
+BAR = 8  # characters of a bar for probability 1
 Tokens = tuple[tuple[str, float], ...]  # pieces of text with their probabilities
 
 
@@ -58,13 +58,7 @@ def open_edit(session: EditSession, history: History, edit: str) -> OpenedEdit:
 
 
 def ask(session: EditSession, prompt: str) -> Answer:
-    """Ask the host both ways.
-
-    Raises
-    ------
-    EditError
-        If the prompt is empty or too long for the host.
-    """
+    """Ask the host both ways; an EditError says if the prompt is empty or too long for it."""
     prompt, host, editor = trimmed_prompt(prompt), session.host, session.editor
     host.encode_prompt(prompt)
     with editor.disabled():

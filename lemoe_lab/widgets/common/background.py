@@ -13,6 +13,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...session import EditSession
 
 Checkpoint = Callable[[], None]
 
@@ -39,6 +42,67 @@ def on_this_thread(react: Callable[..., object]) -> Callable[..., None]:
     return hear
 
 
+class Model:
+    """What a panel shows and commands, without a view, and the work that commands leave.
+
+    ``on_event`` holds what is called with the name of each event.
+    """
+
+    busy = False  # whether work is due
+
+    def __init__(self) -> None:
+        self.on_event: list[Callable[[str], None]] = []
+
+    def tell(self, event: str) -> None:
+        """Let every listener hear of an event."""
+        for listener in self.on_event:
+            listener(event)
+
+    def tick(self, seconds: float) -> bool:
+        """Do what is due for about ``seconds``; whether more is due."""
+        return False
+
+    def wait(self) -> None:
+        """Do everything that is due."""
+        while self.tick(1.0):
+            pass
+
+
+@dataclass
+class Progress:
+    """How far a batch is that is being learned."""
+
+    batch: int
+    batches: int
+    step: int = 0
+    steps: int = 0
+    loss: float = float("nan")
+    reliability: float | None = None  # share of its targets that are said already
+
+    @property
+    def share(self) -> float:
+        """Optimiser steps done, in [0, 1]."""
+        return self.step / self.steps if self.steps else 0.0
+
+    def __str__(self) -> str:
+        parts = [f"batch {self.batch} of {self.batches}"]
+        if self.steps:
+            parts.append(f"optimiser step {self.step} of at most {self.steps}")
+            parts.append(f"loss {self.loss:.3f}")
+        if self.reliability is not None:
+            parts.append(f"says {self.reliability:.0%} of its targets")
+        return ", ".join(parts)
+
+    def learn(self, session: EditSession, checkpoint: Checkpoint) -> None:
+        """Let a session learn the batch, and follow it."""
+
+        def on_step(step: int, steps: int, loss: float) -> None:
+            self.step, self.steps, self.loss = step, steps, loss
+            checkpoint()
+
+        session.step(on_step, checkpoint=checkpoint)
+
+
 class Abandoned(Exception):
     """Raised at the checkpoint of work that was cancelled."""
 
@@ -47,22 +111,13 @@ class Slices:
     """Work that is advanced slice by slice, and may use all that runs between two slices uses.
 
     It has a thread of its own, which runs only while :meth:`advance` waits for it.
-
-    Parameters
-    ----------
-    work
-        Called once with a function ``checkpoint`` that it calls wherever it may be halted.
-
-    Attributes
-    ----------
-    seconds
-        Time spent on it, waiting not counted.
+    ``work`` is called once, with a function ``checkpoint`` to call wherever it may be halted.
     """
 
     def __init__(self, work: Callable[[Checkpoint], object]) -> None:
         self.result: object = None
         self.ended = False
-        self.seconds = 0.0
+        self.seconds = 0.0  # spent on it, waiting not counted
         self._work = work
         self._error: BaseException | None = None
         self._cancelled = False
@@ -71,13 +126,7 @@ class Slices:
         threading.Thread(target=self._run, name="lemoe-slices", daemon=True).start()
 
     def advance(self, seconds: float) -> bool:
-        """Let the work run for about ``seconds``; True once it has ended.
-
-        Raises
-        ------
-        Exception
-            Whatever the work raised; :class:`Abandoned` after :meth:`cancel`.
-        """
+        """Let the work run for about ``seconds``; True once it has ended, or what it raised."""
         if not self.ended:
             started = time.perf_counter()
             self._deadline = started + seconds

@@ -25,6 +25,7 @@ from ...session import EditSession
 AS_GIVEN = "as given"
 KINDS = (RandomOrder, TopicOrder, KMeansOrder, HierarchicalOrder, MixedOrder)
 PLANNERS: dict[str, type[Planner]] = {kind.name: kind for kind in KINDS}
+KEPT = ("name", "seed", "order", "calibration")  # by edits that are put into other batches
 ORDERS = (AS_GIVEN, *PLANNERS)
 
 
@@ -53,15 +54,11 @@ class EditorSpec:
         """The call that makes it, settings at their default left out."""
         fields = self.kind.Config.model_fields
         given = {**self.settings, "seed": seed}
-        changed = {
-            name: value
-            for name, value in given.items()
-            if name not in fields or fields[name].default != value
-        }
-        arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        usual = {name: field.default for name, field in fields.items()}
+        changed = (f"{k}={v!r}" for k, v in given.items() if k not in usual or usual[k] != v)
         name = self.kind.__name__
         found = name if hasattr(editors, name) else f"by_name({name!r})"
-        return f"ll.editors.{found}({arguments})"
+        return f"ll.editors.{found}({', '.join(changed)})"
 
 
 def editor_specs(own: Editor) -> dict[str, EditorSpec]:
@@ -73,13 +70,7 @@ def editor_specs(own: Editor) -> dict[str, EditorSpec]:
 
 
 def planned(source: EditStream, planner: str, seed: int, host: Host) -> EditStream:
-    """The edits of ``source`` in the order of a planner, in batches of the same sizes.
-
-    Raises
-    ------
-    EditError
-        If they cannot be planned like this; the message says why.
-    """
+    """The edits of ``source`` in the order of a planner, in batches of the same sizes."""
     check_known("planner", planner, ORDERS)
     return source if planner == AS_GIVEN else PLANNERS[planner](seed=seed).plan(source, host)
 
@@ -98,14 +89,8 @@ def keeps_batches(source: EditStream, choice: Choice) -> bool:
 
 def rebatched(source: EditStream, batch_size: int, edits: int | None = None) -> EditStream:
     """The first ``edits`` in their order (None: all), ``batch_size`` to a batch but the last."""
-    return EditStream.from_edits(
-        source.edits[:edits],
-        batch_size,
-        name=source.name,
-        seed=source.seed,
-        order=source.order,
-        calibration=source.calibration,
-    )
+    kept = {name: getattr(source, name) for name in KEPT}
+    return EditStream.from_edits(source.edits[:edits], batch_size, **kept)
 
 
 def remade(
@@ -113,10 +98,7 @@ def remade(
 ) -> EditSession:
     """A new session on the same host; the old one is closed once the new one stands.
 
-    Raises
-    ------
-    Exception
-        Whatever makes the choice impossible; the old session then goes on as it was.
+    After any error, of an impossible choice, the old one goes on as it was.
     """
     check_known("editor", choice.editor, specs)
     host = session.host

@@ -27,21 +27,14 @@ EDIT_COLUMNS = ("edit", "batch", "prompt", "target", "state", "immediate", "now"
 
 
 class History:
-    """Follows a session and remembers what each step did.
-
-    Attributes
-    ----------
-    immediate, now
-        Exact match of every applied edit right after its batch and as last measured.
-    locality
-        For every applied batch the mean agreement with the unedited host by locality group.
-    routes
-        For every step since this history began: edit id to the first expert its prompt was sent to.
-    """
+    """Follows a session and remembers what each step did."""
 
     def __init__(self, session: EditSession) -> None:
         self.session = session
-        self.routes: dict[int, dict[str, int]] = {}
+        self.immediate: dict[str, float] = {}  # exact match of each edit right after its batch
+        self.now: dict[str, float] = {}  # and as last measured
+        self.locality: dict[int, dict[str, float]] = {}  # mean agreement by batch and group
+        self.routes: dict[int, dict[str, int]] = {}  # by step: edit id to its first expert
         self._features = Features(session.editor)
         self.update()
 
@@ -57,7 +50,7 @@ class History:
                     self.immediate[row.edit] = row.value
                 elif row.metric == "locality" and (row.scorer == SCORER or row.group == "text"):
                     groups[row.group].append(row.value)
-            self.locality[step] = {group: _mean(values) for group, values in groups.items()}
+            self.locality[step] = {g: float(np.mean(values)) for g, values in groups.items()}
         measured = session.evaluator.measure(applied, steps, ["reliability"])
         self.now = {row.edit: row.value for row in measured if row.scorer == SCORER}
         self.routes = {step: routes for step, routes in self.routes.items() if step < steps}
@@ -71,17 +64,14 @@ class History:
 
     def learned_by(self) -> dict[str, int]:
         """The expert that learned each applied edit; empty for editors that do not route."""
-        return {
-            edit.id: expert
-            for batch, report in zip(
-                self.session.stream.batches, self.session.reports, strict=False
-            )
-            for edit, expert in zip(batch, report["experts"], strict=False)
-        }
+        pairs = zip(self.session.stream.batches, self.session.reports, strict=False)
+        learned = ((batch, report["experts"]) for batch, report in pairs)
+        return {e.id: expert for some in learned for e, expert in zip(*some, strict=False)}
 
     def edits(self) -> pd.DataFrame:
         """One row per edit of the stream, in its order: see ``EDIT_COLUMNS``."""
-        steps, gone = self.session.steps, self._superseded()
+        steps, replaced = self.session.steps, self.session.stream.superseded
+        gone = {edit for edit, step in replaced.items() if step <= steps}
         learned_by, routes = self.learned_by(), self.routes.get(steps, {})
         rows = []
         for batch in self.session.stream:
@@ -93,20 +83,14 @@ class History:
                 rows.append((edit.id, batch.step, edit.prompt, edit.target, state, *values))
         return pd.DataFrame(rows, columns=list(EDIT_COLUMNS))
 
-    def _superseded(self) -> set[str]:
-        """Edits that an applied one replaced."""
-        replaced = self.session.stream.superseded
-        return {edit for edit, step in replaced.items() if step <= self.session.steps}
-
     def reliability(self) -> pd.DataFrame:
         """One row per applied batch: batch, edits, immediate, now; superseded edits left out."""
-        rows, gone = [], self._superseded()
-        for batch in self.session.stream.batches[: self.session.steps]:
-            kept = [edit.id for edit in batch if edit.id not in gone]
-            immediate = [self.immediate[edit] for edit in kept if edit in self.immediate]
-            now = [self.now[edit] for edit in kept if edit in self.now]
-            rows.append((batch.step, len(kept), _mean(immediate), _mean(now)))
-        return pd.DataFrame(rows, columns=["batch", "edits", "immediate", "now"])
+        frame = self.edits()
+        frame = frame[~frame["state"].isin(("not yet", "superseded"))]
+        frame = frame.astype({"immediate": float, "now": float}).groupby("batch")
+        means = frame[["immediate", "now"]].mean().reset_index()
+        means.insert(1, "edits", frame.size().to_numpy())
+        return means
 
     def routing(self) -> pd.DataFrame:
         """Share of each batch's prompts that now goes to each expert, rows batches, -1 bypass.
@@ -146,7 +130,3 @@ def edit_state(
     if immediate != 1.0:
         return "missed"
     return "rerouted" if route is not None and route != learned_by else "forgotten"
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")

@@ -21,7 +21,6 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import anywidget
 import ipywidgets
@@ -31,14 +30,13 @@ from matplotlib.figure import Figure, SubFigure
 
 from ... import plots
 from ...session import EditSession
-from .background import on_this_thread
+from .background import Model, on_this_thread
 from .figure_view import FigureView, Paint
 
 HERE = Path(__file__).parent
 STATIC_DPI, STATIC_WIDTH = 110, 12.5
 LINE = 125  # characters of a heading across a static view
 SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
-KEYS = ("space", "left", "right")
 
 
 class Frame(anywidget.AnyWidget):
@@ -56,31 +54,10 @@ class Frame(anywidget.AnyWidget):
     theme = traitlets.Enum(("light", "dark"), "light").tag(sync=True)
 
 
-class Model(Protocol):
-    """What a panel shows and commands."""
-
-    busy: bool  # whether work is due
-
-    def tick(self, seconds: float) -> bool:
-        """Work for about so long; whether more is due."""
-
-    def wait(self) -> None:
-        """Do all the work that is due."""
-
-
 class Panel(ipywidgets.VBox):
-    """A titled box of widgets.
+    """A titled box of widgets, top to bottom, that show and command a model.
 
-    Parameters
-    ----------
-    model
-        What it shows: has commands, ``busy``, and ``tick(seconds)`` and ``wait()`` for its work.
-    title
-        The accessible name and the heading.
-    children
-        The widgets below the heading and the last error, top to bottom.
-    keys
-        What to do at ``space``, ``left`` and ``right`` while the panel has the focus.
+    ``keys`` says what to do at ``space``, ``left`` and ``right`` while the panel has the focus.
     """
 
     def __init__(
@@ -91,9 +68,6 @@ class Panel(ipywidgets.VBox):
         keys: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         self._keys = dict(keys or {})
-        unknown = set(self._keys) - set(KEYS)
-        if unknown:
-            raise ValueError(f"a panel listens to {', '.join(KEYS)}, not to {sorted(unknown)}")
         self.model, self.heading = model, title
         self._task: asyncio.Task | None = None
         self.frame = Frame(label=title, wanted_keys=list(self._keys))

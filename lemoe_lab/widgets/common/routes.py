@@ -285,9 +285,9 @@ def route_html(route: PromptRoute) -> str:
     weights = ", ".join(f"{e}: {w:.2f}" for e, w in route.weights.items() if w > LEAST_WEIGHT)
     note = f"<p class='lemoe-faint'>gate weights {weights}</p>" if len(route.weights) > 1 else ""
     rows = [
-        (number(near.similarity), near.batch, near.expert, near.edit.prompt, near.edit.target)
+        (number(near.similarity), near.batch, near.expert, f"{near.edit.prompt} {near.edit.target}")
         for near in route.nearest
     ]
-    columns = ["similarity", "batch", "expert", "nearest edits", "target"]
+    columns = ["similarity", "batch", "expert", "nearest edits"]
     table = table_html(pd.DataFrame(rows, columns=columns)) if rows else ""
     return f"<p>{escape(' '.join(explain(route)))}</p>{note}{table}"

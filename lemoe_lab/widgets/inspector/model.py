@@ -22,6 +22,7 @@ from ...adaptor.routing import BYPASS
 from ...edits import EditError, trimmed_prompt
 from ...probes.collect import walk_back
 from ...session import EditSession
+from ..common.background import Model
 from ..common.panel import number
 from ..common.points import Axes2, principal_axes
 from ..common.routes import (
@@ -75,12 +76,11 @@ class RouteMap:
         return (self.goes_to != self.learned_by) & ~self.superseded
 
 
-class InspectorModel:
+class InspectorModel(Model):
     """Asks a session where prompts go."""
 
-    busy = False  # looking leaves no work behind
-
     def __init__(self, session: EditSession) -> None:
+        super().__init__()
         self.session = session
         self.asked: list[Asked] = []  # in the order of their letters
         self.step = session.steps  # the time that is looked at: so many batches are applied

@@ -20,7 +20,7 @@ from ..common.routes import PromptRoute
 from .model import LETTERS, RouteMap
 
 GREY = "#888888"
-IN_LEGEND, LEGEND_COLUMNS = 10, 6
+IN_LEGEND = 10
 NUMBERED = 24  # a way of so many steps has room for the numbers of experts
 HIDDEN_SHARE = 0.5  # of the variance; a map that hides more says so
 REACH = (12.0, 22.0, 33.0)  # how far a letter may stand from its star, in points
@@ -65,17 +65,10 @@ def _draw_prompts(ax: Axes, found: RouteMap, routes: Sequence[PromptRoute]) -> N
             ax.plot(*ends.T, ":" if route.bypassed else "-", color=GREY, linewidth=1.1, zorder=2.4)
         colour = "white" if route.bypassed else group_look(route.expert)["color"]
         ax.plot(*point, "*", markersize=12.5, color=colour, markeredgecolor="#111111", zorder=4)
-        ax.annotate(
-            LETTERS[number],
-            point,
-            xytext=offsets[number],
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 4},
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontweight="bold",
-            zorder=5,
-        )
+        line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 4}
+        look = {"ha": "center", "va": "center", "fontweight": "bold", "zorder": 5}
+        at = {"xytext": offsets[number], "textcoords": "offset points"}
+        ax.annotate(LETTERS[number], point, arrowprops=line, **at, **look)
 
 
 def letter_offsets(found: RouteMap, scale: np.ndarray) -> list[np.ndarray]:
@@ -116,26 +109,9 @@ def _map_legend(ax: Axes, present: Sequence[int], routes: Sequence[PromptRoute])
     title = "edits by the expert that learned them"
     if len(named) < len(present):
         title += f" ({len(present)} experts, named where a prompt goes)"
-    ax.legend(
-        handles=in_rows(handles, LEGEND_COLUMNS),
-        title=title,
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=LEGEND_COLUMNS,
-        alignment="left",
-        columnspacing=1.0,
-        handletextpad=0.2,
-        borderaxespad=0.2,
-    )
-
-
-def in_rows(handles: Sequence[Line2D], columns: int) -> list[Line2D]:
-    """Handles such that a legend, which fills its columns one by one, reads row by row."""
-    if len(handles) <= columns:
-        return list(handles)
-    nothing = Line2D([], [], linestyle="none", label=" ")
-    padded = [*handles, *[nothing] * (-len(handles) % columns)]
-    return [handle for column in range(columns) for handle in padded[column::columns]]
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1.0), "borderaxespad": 0.2}
+    tight = {"alignment": "left", "columnspacing": 1.0, "handletextpad": 0.2}
+    ax.legend(handles=handles, title=title, ncols=IN_LEGEND, **place, **tight)
 
 
 def _map_note(found: RouteMap, step: int) -> str:
@@ -152,7 +128,6 @@ def _map_note(found: RouteMap, step: int) -> str:
 
 def draw_paths(ax: Axes, paths: pd.DataFrame, step: int) -> None:
     """The expert of every asked prompt after every step; a dash is the plain network."""
-    rows = range(len(paths))
     values = paths.to_numpy()
     for expert in np.unique(values):
         places = np.argwhere(values == expert)[:, ::-1]  # (n, 2): step, row
@@ -160,22 +135,15 @@ def draw_paths(ax: Axes, paths: pd.DataFrame, step: int) -> None:
             _plot(ax, places, marker="_", color=GREY, linestyle="none", markersize=7)
         else:
             _plot(ax, places, **group_look(int(expert)))
-    if paths.shape[1] <= NUMBERED:
-        _number_changes(ax, values)
+    changes = np.argwhere(values[:, 1:] != values[:, :-1]) if len(values.T) <= NUMBERED else []
+    for place, before in changes:
+        if (expert := values[place, before + 1]) != BYPASS:
+            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(str(expert), (before + 1, place), fontsize=9, **beside)
     ax.axvline(step, color=GREY, linewidth=9, alpha=0.18, zorder=0.5)
-    ax.set_yticks(rows, list(paths.index))
-    ax.set_ylim(len(paths) - 0.4, -0.6)
-    ax.set_xlim(-0.6, paths.shape[1] - 0.4)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    ax.set_yticks(range(len(paths)), list(paths.index))
+    ax.set(xlim=(-0.6, paths.shape[1] - 0.4), ylim=(len(paths) - 0.4, -0.6))
     ax.set_xlabel("batches applied")
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
     ax.tick_params(axis="y", length=0)
     note(ax, "numbers: expert from here on; looks as on the map; dash: plain network")
-
-
-def _number_changes(ax: Axes, values: np.ndarray) -> None:
-    """Write the number of an expert where a prompt, of experts (N, S), comes to it."""
-    for place, before in np.argwhere(values[:, 1:] != values[:, :-1]):
-        at = before + 1
-        if values[place, at] != BYPASS:
-            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(str(values[place, at]), (at, place), fontsize=9, **beside)

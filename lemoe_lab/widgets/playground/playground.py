@@ -19,7 +19,7 @@ from ...host import Host
 from ..common.choices import ORDERS
 from ..common.figure_view import FigureView, Paint
 from ..common.panel import Panel, button, card, control, escape, markup, put, row, table_html
-from .model import SMALL, Event, PlaygroundModel
+from .model import SMALL, PlaygroundModel
 from .views import draw_order, draw_runs, run_label, runs_shown
 
 TITLE = "Order playground"
@@ -156,7 +156,7 @@ class OrderPlayground(Panel):
 
     # What the page shows
 
-    def _hear_model(self, event: Event) -> None:
+    def _hear_model(self, event: str) -> None:
         if event == "planned":
             self._show_order()
         if event == "runs":

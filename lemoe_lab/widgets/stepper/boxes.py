@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 
 import ipywidgets
+from matplotlib.figure import Figure
 
+from ... import plots
 from ...edits import trimmed_prompt
 from ..common.ask import Answer, answer_html, edit_html
-from ..common.panel import button, control, escape, markup, row
-from . import export
+from ..common.panel import button, control, escape, facts, markup, row
 from .controls import Act
 from .edit_table import EditTable
 from .model import StepperModel
+from .reproduce import almanac_call, calls
+from .views import draw_all
 
+FIGURE_SIZE = (14, 4.2)
 SUGGESTED = 200  # prompts offered while typing
 INVITATION = "Type the beginning of a sentence, or pick the prompt of an edit, and press Enter."
 
@@ -49,20 +54,13 @@ class AskBox:
     def __init__(self, model: StepperModel, act: Act) -> None:
         self.model, self._act = model, act
         self.answer: Answer | None = None
-        self.prompt = control(
-            ipywidgets.Combobox,
-            "Prompt",
-            "520px",
-            lambda _: self.ask(),
-            placeholder="The prime minister of …",
-        )
-        self.target = control(
-            ipywidgets.Text, "New target", "300px", placeholder="what it should say"
-        )
+        self.prompt = control(ipywidgets.Combobox, "Prompt", "520px", lambda _: self.ask())
+        self.prompt.placeholder = "The prime minister of …"
+        self.target = control(ipywidgets.Text, "New target", "300px")
+        self.target.placeholder = "what it should say"
         self.asked = button("Ask", "Ask without and with the edits", self.ask, "primary")
-        self.teach = button(
-            "Teach it", "Make it an edit and learn it as the next batch", self._teach
-        )
+        learn = "Make it an edit and learn it as the next batch"
+        self.teach = button("Teach it", learn, self._teach)
         self.result = markup(INVITATION, "lemoe-answer")
         self.box = ipywidgets.VBox(
             [row(self.prompt, self.asked), self.result, row(self.target, self.teach)]
@@ -93,22 +91,18 @@ class AskBox:
 
 
 class ExportBox:
-    """Figure, table, session and calls as files."""
+    """Figure, table, session and calls as files in a folder."""
 
     def __init__(self, model: StepperModel, table: EditTable, folder: str, act: Act) -> None:
-        self._act = act
+        self.model, self._edits, self._act = model, table, act
         self.folder = control(ipywidgets.Text, "Folder", "300px", value=folder)
-        self.figure = self._writing("Figure", lambda path: export.export_figure(model, path))
-        self.table = self._writing("Table", lambda path: export.export_table(table.selection, path))
-        self.session = self._writing("Session", lambda path: export.export_session(model, path))
-        self.calls = self._writing("Python calls", lambda path: self._show_calls(model, path))
+        self.figure = self._writing("Figure", self._write_figure)
+        self.table = self._writing("Table", self._write_table)
+        self.session = self._writing("Session", self._write_session)
+        self.calls = self._writing("Python calls", self._write_calls)
         self.written = markup("", "lemoe-status")
-        self.text = control(
-            ipywidgets.Textarea,
-            "Calls",
-            "auto",
-            placeholder="the Python calls that lead to the present state",
-        )
+        what = "the Python calls that lead to the present state"
+        self.text = control(ipywidgets.Textarea, "Calls", "auto", placeholder=what)
         self.text.layout.height = "150px"
         buttons = row(self.folder, self.figure, self.table, self.session, self.calls)
         self.box = ipywidgets.VBox([buttons, self.written, self.text])
@@ -123,7 +117,32 @@ class ExportBox:
         tooltip = f"Write the {label.lower()} into the folder"
         return button(label, tooltip, lambda: self._act(act))
 
-    def _show_calls(self, model: StepperModel, folder: Path) -> list[Path]:
-        paths = export.export_calls(model, folder)
-        self.text.value = paths[0].read_text(encoding="utf-8")
+    def _write_figure(self, folder: Path) -> Sequence[Path]:
+        model = self.model
+        with plots.style():
+            figure = Figure(figsize=FIGURE_SIZE, layout="constrained")
+            draw_all(figure, model.history)
+            figure.suptitle(f"{facts(model.session)}; {model.steps} of {model.batches} batches")
+        return plots.save(figure, "edit_stepper", folder)
+
+    def _write_table(self, folder: Path) -> Sequence[Path]:
+        """The rows that pass the filter."""
+        self._edits.selection.to_csv(folder / "edits.csv", index=False)
+        return [folder / "edits.csv"]
+
+    def _write_session(self, folder: Path) -> Sequence[Path]:
+        """The run as it is now, in a new folder."""
+        paths = (folder / f"session-{number}" for number in count(1))
+        path = next(path for path in paths if not path.exists())
+        self.model.session.save(path, follow=False)
+        return [path]
+
+    def _write_calls(self, folder: Path) -> Sequence[Path]:
+        """A script, with the stream where no call makes it."""
+        source, paths = self.model.source, [folder / "reproduce.py"]
+        if almanac_call(source) is None:
+            paths.append(folder / "stream.json")
+            paths[1].write_text(source.model_dump_json(indent=1), encoding="utf-8")
+        self.text.value = calls(self.model, (folder / "stream.json").as_posix())
+        paths[0].write_text(self.text.value, encoding="utf-8")
         return paths

@@ -5,7 +5,6 @@ They hold no state of their own: each calls the model and shows what the model s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import ipywidgets
@@ -24,20 +23,19 @@ class Controls:
     def __init__(self, model: StepperModel, act: Act) -> None:
         self.model, self._act = model, act
 
-        def acting(label: str, tooltip: str, command: Callable[[], object], style: str = ""):
-            return button(label, tooltip, lambda: act(command), style)
+        def acting(label: str, tooltip: str, command: Callable[[], object]) -> ipywidgets.Button:
+            return button(label, tooltip, lambda: act(command))
 
-        self.play = acting("Play", "Learn batch after batch (space)", model.toggle, "primary")
+        self.play = acting("Play", "Learn batch after batch (space)", model.toggle)
+        self.play.button_style = "primary"
         self.step = acting("Step", "Learn one batch (right arrow)", model.step)
         self.undo = acting("Undo", "Take the last batch back (left arrow)", model.undo)
         self.redo = acting("Redo", "Apply it again, without training", model.redo)
         forget = "Forget the running batch; those before it stay"
         self.abandon = acting("Abandon batch", forget, model.abandon)
-        slider = {"min": 0, "max": model.batches}
-        self.slider = control(ipywidgets.IntSlider, "Batch", "235px", self._jump, **slider)
-        self.speed = control(
-            ipywidgets.Dropdown, "Speed", "150px", self._change_speed, options=list(SPEEDS)
-        )
+        self.slider = control(ipywidgets.IntSlider, "Batch", "235px", self._jump, min=0)
+        self.speed = control(ipywidgets.Dropdown, "Speed", "150px", self._change_speed)
+        self.speed.options = list(SPEEDS)
         self.bar = control(ipywidgets.FloatProgress, "Training", "250px", min=0, max=1)
         self.note = markup("", "lemoe-status")
         buttons = (self.play, self.step, self.undo, self.redo, self.abandon)
@@ -76,14 +74,7 @@ def status(model: StepperModel) -> str:
         weights = table["edits"] / table["edits"].sum()
         immediate, now = ((table[name] * weights).sum() for name in ("immediate", "now"))
         return f"{counted}; reliability right after {immediate:.2f}, now {now:.2f}"
-    parts = [f"batch {progress.batch}"]
-    if progress.steps:
-        parts.append(f"optimiser step {progress.step} of at most {progress.steps}")
-    if not math.isnan(progress.loss):
-        parts.append(f"loss {progress.loss:.3f}")
-    if progress.reliability is not None:
-        parts.append(f"says {progress.reliability:.0%} of its targets")
-    return ("held: " if model.phase == "held" else "") + ", ".join(parts)
+    return ("held: " if model.phase == "held" else "") + str(progress)
 
 
 class ChoiceBox:

@@ -14,7 +14,6 @@ command that leads away from a half-learned batch abandons it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from typing import Literal
@@ -22,37 +21,31 @@ from typing import Literal
 from ...edits import Edit, EditError
 from ...session import EditSession
 from ..common import ask as asking
+from ..common.background import Model, Progress, Slices
 from ..common.choices import AS_GIVEN, Choice, editor_specs, remade
 from ..common.history import History
-from .running import Progress, RunningBatch
 
 Phase = Literal["idle", "training", "held"]
-Event = Literal["progress", "moved", "remade", "grown"]
+
+LOOK_EVERY = 1.0  # seconds between two looks at how much of the running batch is said
 
 
-class StepperModel:
+class StepperModel(Model):
     """Steps a session forth and back and remembers what came of it.
 
-    Attributes
-    ----------
-    session
-        The session that is stepped; :meth:`reset` puts another one in its place.
-    delay
-        Seconds to wait between two batches while playing.
-    on_event
-        Called with ``progress``, ``moved`` (batches applied or taken back), ``grown`` (an edit
-        joined the stream) or ``remade`` (there is a new session).
+    Its listeners hear ``progress``, ``moved`` (batches applied or taken back), ``grown`` (an edit
+    joined the stream) or ``remade`` (:meth:`reset` put another session in the place of the first).
     """
 
     def __init__(self, session: EditSession) -> None:
+        super().__init__()
         self.session = session
         self.source = session.stream
         self.specs = editor_specs(session.editor)
         size = max(len(batch) for batch in session.stream)
         self.choice = Choice(session.editor.name, AS_GIVEN, size, int(session.editor.config.seed))
         self.added: list[tuple[int, Edit]] = []  # the step before which each joined, and the edit
-        self.delay = 0.0
-        self.on_event: list[Callable[[Event], None]] = []
+        self.delay = 0.0  # seconds to wait between two batches while playing
         self.step_seconds: list[float] = []  # of every batch learned here, waiting not counted
         self._target: int | None = None  # learn until so many batches are applied
         self._held = False
@@ -110,7 +103,7 @@ class StepperModel:
     def pause(self) -> None:
         """Stop after the optimiser step that is running; a half-learned batch is held."""
         self._held, self._target = self._running is not None, None
-        self._tell("progress")
+        self.tell("progress")
 
     def toggle(self) -> None:
         """Pause while learning, else play."""
@@ -157,13 +150,7 @@ class StepperModel:
             self._settle()
 
     def reset(self, choice: Choice) -> None:
-        """Start again from the first batch with the same edits and these choices.
-
-        Raises
-        ------
-        Exception
-            If the choice is impossible; the present session then stays as it was.
-        """
+        """Start again with the same edits and these choices; if they are impossible, do not."""
         self.abandon()
         groups = [*(batch.edits for batch in self.source), *([edit] for _, edit in self.added)]
         source = self.source.with_groups(groups)
@@ -171,15 +158,12 @@ class StepperModel:
         self.choice, self.source, self.added = choice, source, []
         self.step_seconds.clear()
         self.history = History(self.session)
-        self._tell("remade")
+        self.tell("remade")
 
     def teach(self, prompt: str, target: str) -> Edit:
         """Make an edit of its own; it joins the stream as the next batch, which is then learned.
 
-        Raises
-        ------
-        EditError
-            If prompt or target is empty, too long, or what the model says already.
+        An EditError says if it is empty, too long, or what the model says already.
         """
         session = self.session
         known = {edit.id for edit in session.stream.edits}
@@ -195,18 +179,12 @@ class StepperModel:
         to_the_end = self._target == self.batches
         session.add_batch([edit], at=done)
         self.added.append((done, edit))
-        self._tell("grown")
+        self.tell("grown")
         self._learn_up_to(self.batches if to_the_end else max(done + 1, self._target or 0))
         return edit
 
     def ask(self, prompt: str) -> asking.Answer:
-        """Ask the model with and without the edits, at any time between two ticks.
-
-        Raises
-        ------
-        EditError
-            If the prompt cannot be asked, or the host has no plain answer now.
-        """
+        """Ask the model with and without the edits, at any time between two ticks."""
         self._require_plain_host()
         return replace(asking.ask(self.session, prompt), step=self.steps)
 
@@ -225,13 +203,7 @@ class StepperModel:
     # Work
 
     def tick(self, seconds: float = 0.08) -> bool:
-        """Do what is due for about ``seconds``; whether more is due.
-
-        Raises
-        ------
-        Exception
-            If a batch cannot be learned; the session stays at the last whole step.
-        """
+        """Do what is due for about ``seconds``; after an error the last whole step is applied."""
         if not self.busy:
             return False
         if self._running is None:
@@ -252,13 +224,8 @@ class StepperModel:
             self._next_batch_at = time.perf_counter() + self.delay
             self._settle()
         else:
-            self._tell("progress")
+            self.tell("progress")
         return self.busy
-
-    def wait(self) -> None:
-        """Do everything that is due."""
-        while self.tick(1.0):
-            pass
 
     def _learn_up_to(self, target: int) -> None:
         if target > self.batches:
@@ -267,18 +234,35 @@ class StepperModel:
             )
         self._held, self._target = False, target
         self._next_batch_at = 0.0
-        self._tell("progress")
+        self.tell("progress")
 
     def _settle(self) -> None:
         """After the number of applied batches has changed."""
         if self._target is not None and self.steps >= self._target:
             self._target = None
         self.history.update()
-        self._tell("moved")
+        self.tell("moved")
 
     def _forget_running(self) -> None:
         self._running, self._held, self._target = None, False, None
 
-    def _tell(self, event: Event) -> None:
-        for listener in self.on_event:
-            listener(event)
+
+class RunningBatch(Slices):
+    """The next batch of a session, being learned; if it cannot be, the session stays as it was."""
+
+    def __init__(self, session: EditSession) -> None:
+        self.session, self.before = session, session.steps
+        self.batch = session.stream.batches[self.before]
+        progress = self.progress = Progress(self.batch.step, len(session.stream))
+        self._looked_at = time.perf_counter()
+        super().__init__(lambda checkpoint: progress.learn(session, checkpoint))
+
+    def advance(self, seconds: float) -> bool:
+        ended = super().advance(seconds)
+        if not ended and time.perf_counter() - self._looked_at >= LOOK_EVERY:
+            prompts = [edit.prompt for edit in self.batch]
+            targets = [edit.target for edit in self.batch]
+            scores = self.session.host.score(prompts, targets)
+            self.progress.reliability = sum(s.reproduced for s in scores) / len(scores)
+            self._looked_at = time.perf_counter()
+        return ended

@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING
 
 from ... import datasets
 from ...edits import EditError, EditStream
-from ..common.choices import AS_GIVEN, PLANNERS, keeps_batches
+from ..common.choices import AS_GIVEN, KEPT, PLANNERS, keeps_batches
 
 if TYPE_CHECKING:
     from ...host import Host
     from .model import StepperModel
 
 ALMANAC_KINDS = ("update", "new", "mixed")
-KEPT = ", ".join(f"{name}=stream.{name}" for name in ("name", "seed", "order", "calibration"))
 GIVEN_FIELDS = ("id", "prompt", "target")
 
 
 def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
     """A script that ends with a session in the same state.
 
-    ``stream_file`` is read where no call makes the stream; :func:`needs_file` tells.
+    ``stream_file`` is read where no :func:`almanac_call` makes the stream.
     """
     source, choice = almanac_call(model.source), model.choice
     lines = ["import lemoe_lab as ll", "", f"host = {_loading(model.session.host)}"]
@@ -50,11 +49,6 @@ def _loading(host: Host) -> str:
     return f"ll.load_host({', '.join(arguments)})"
 
 
-def needs_file(source: EditStream) -> bool:
-    """Whether no call is known that makes this stream."""
-    return almanac_call(source) is None
-
-
 def almanac_call(source: EditStream) -> str | None:
     """The call that makes this very stream from the Almanac, if there is one."""
     edits, size = len(source.edits), len(source.batches[0])
@@ -74,7 +68,8 @@ def almanac_call(source: EditStream) -> str | None:
 def _planning(model: StepperModel) -> Iterator[str]:
     choice = model.choice
     if not keeps_batches(model.source, choice):
-        yield f"stream = ll.EditStream.from_edits(stream.edits, {choice.batch_size}, {KEPT})"
+        kept = ", ".join(f"{name}=stream.{name}" for name in KEPT)
+        yield f"stream = ll.EditStream.from_edits(stream.edits, {choice.batch_size}, {kept})"
     if choice.planner != AS_GIVEN:
         planner = PLANNERS[choice.planner].__name__
         yield f"stream = ll.planning.{planner}(seed={choice.seed}).plan(stream, host)"

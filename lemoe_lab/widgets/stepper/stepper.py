@@ -18,7 +18,7 @@ from ..common.panel import Panel, card, draw_table, escape, facts, markup, row
 from ..common.routes import explain
 from .boxes import AskBox, EditsBox, ExportBox
 from .controls import ChoiceBox, Controls, status
-from .model import Event, StepperModel
+from .model import StepperModel
 from .views import VIEWS, draw_all
 
 TITLE = "Edit stepper"
@@ -68,7 +68,7 @@ class EditStepper(Panel):
 
     # What the page shows
 
-    def _hear_model(self, event: Event) -> None:
+    def _hear_model(self, event: str) -> None:
         self.controls.follow()
         if event == "progress":
             return
