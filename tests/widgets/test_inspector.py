@@ -9,7 +9,7 @@ import torch
 import lemoe_lab as ll
 from lemoe_lab.adaptor.anchors import Threshold
 from lemoe_lab.adaptor.routing import BYPASS
-from lemoe_lab.widgets.common.panel import table_html
+from lemoe_lab.widgets.common.elements import table_html
 from lemoe_lab.widgets.common.points import group_look, principal_axes
 from lemoe_lab.widgets.common.routes import (
     NearAnchor,

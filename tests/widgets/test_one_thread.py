@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
 from lemoe_lab.widgets.common.background import on_this_thread
-from lemoe_lab.widgets.common.panel import button
+from lemoe_lab.widgets.common.elements import button
 
 
 def elsewhere(*calls: Callable[[], object]) -> None:

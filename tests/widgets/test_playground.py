@@ -9,7 +9,7 @@ import pytest
 from helpers import traces
 
 import lemoe_lab as ll
-from lemoe_lab.widgets.common.panel import table_html
+from lemoe_lab.widgets.common.elements import table_html
 from lemoe_lab.widgets.playground.model import (
     COLUMNS,
     MOST_RUNS,

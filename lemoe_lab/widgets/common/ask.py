@@ -14,8 +14,8 @@ import torch
 
 from ...edits import Edit, trimmed_prompt
 from ...session import EditSession
+from .elements import code, escape, number, table_html
 from .history import History
-from .panel import code, escape, number, table_html
 from .routes import PromptRoute, expert_name, prompt_routes, route_html
 
 TOP = 5

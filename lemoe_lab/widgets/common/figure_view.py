@@ -43,7 +43,7 @@ class FigureView(ipywidgets.Image):
         super().__init__(format="png", tooltip=description)
         self.add_class("lemoe-figure")
         self.theme = "light"
-        self._paint: Paint | None = None
+        self.paint: Paint | None = None  # what was drawn last
         with style():
             self.figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         self._canvas = FigureCanvasAgg(self.figure)
@@ -53,7 +53,7 @@ class FigureView(ipywidgets.Image):
 
         What means something has a colour of its own; all else takes matplotlib's settings.
         """
-        self._paint = paint
+        self.paint = paint
         with style(), mpl.rc_context(DARK if self.theme == "dark" else {}):
             self.figure.clear()
             self.figure.set_facecolor(mpl.rcParams["figure.facecolor"])
@@ -64,7 +64,6 @@ class FigureView(ipywidgets.Image):
 
     def use_theme(self, theme: str) -> None:
         """Wear ``"light"`` or ``"dark"`` from now on."""
-        if theme != self.theme:
-            self.theme = theme
-            if self._paint:
-                self.draw(self._paint)
+        self.theme = theme
+        if self.paint:
+            self.draw(self.paint)

@@ -5,22 +5,22 @@
             self.name = control(ipywidgets.Text, "Name", "200px", lambda _: self.greet())
             super().__init__(model, "Greeting", [self.name], keys={"space": self.greet})
 
-        def static_parts(self):
-            return [(1.0, lambda part: draw_table(part, self.greeted, {"name": 1}))]
+        def static_rows(self):
+            return [static_table(self.greeted, {"name": 1})]
 
 In JupyterLab a panel is live. Executed headless, and on pages that show saved notebooks, its output
-falls back to a picture and a text with the same content: ``static_parts`` and ``static_text``.
+falls back to a picture and a text with the same content: ``static_rows`` and ``static_text``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import html
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import anywidget
 import ipywidgets
@@ -31,11 +31,12 @@ from matplotlib.figure import Figure, SubFigure
 from ... import plots
 from ...session import EditSession
 from .background import Model, on_this_thread
+from .elements import escape, markup, plain, shortened
 from .figure_view import FigureView, Paint
 
 HERE = Path(__file__).parent
 STATIC_DPI, STATIC_WIDTH = 110, 12.5
-LINE = 125  # characters of a heading across a static view
+LINE, ACROSS = 125, 160  # characters of the heading and of a table across a static view
 SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
 
 
@@ -68,7 +69,7 @@ class Panel(ipywidgets.VBox):
         keys: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         self._keys = dict(keys or {})
-        self.model, self.heading = model, title
+        self.model = model
         self._task: asyncio.Task | None = None
         self.frame = Frame(label=title, wanted_keys=list(self._keys))
         self.frame.on_msg(on_this_thread(self._hear))
@@ -134,25 +135,24 @@ class Panel(ipywidgets.VBox):
 
     def static_text(self) -> str:
         """One line for readers without pictures; the heading of the picture."""
-        return self.heading
+        raise NotImplementedError
 
-    def static_parts(self) -> list[tuple[float, Paint]]:
-        """What a saved notebook shows instead, top to bottom: inches, and a drawing."""
-        return []
+    def static_rows(self) -> list[StaticRow]:
+        """What a saved notebook shows instead, top to bottom."""
+        raise NotImplementedError
 
     def static_figure(self) -> Figure:
-        """The static view: heading and parts as one picture."""
-        text, parts = self.static_text(), self.static_parts()
-        heights = [height for height, _ in parts]
-        lines = textwrap.wrap(plain(text), LINE)
+        """The static view: heading and rows as one picture."""
+        rows, lines = self.static_rows(), textwrap.wrap(plain(self.static_text()), LINE)
+        heights = [row.height for row in rows]
         with plots.style():
             size = (STATIC_WIDTH, 0.3 + 0.25 * len(lines) + sum(heights))
             figure = Figure(size, layout="constrained")
             figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, fontweight="bold")
-            if parts:
-                rooms = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)
-                for room, (_, paint) in zip(rooms[:, 0], parts, strict=True):
-                    paint(room)
+            if rows:
+                parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
+                for part, row in zip(parts[:, 0], rows, strict=True):
+                    row.paint(part)
         return figure
 
     def _repr_mimebundle_(self, **keywords: object) -> dict:
@@ -178,131 +178,46 @@ def facts(session: EditSession) -> str:
     )
 
 
-# Text is data
+class StaticRow(NamedTuple):
+    """A part of a static view across its width: inches, and what draws it."""
+
+    height: float
+    paint: Paint
 
 
-def escape(text: object) -> str:
-    """Text for an HTML widget: shown as it is, never run."""
-    return html.escape(str(text))
+def static_views(height: float, *views: FigureView) -> StaticRow:
+    """What these views show, side by side."""
+
+    def paint(part: SubFigure) -> None:
+        widths = [view.figure.get_figwidth() for view in views]
+        rooms = part.subfigures(1, len(views), width_ratios=widths, squeeze=False)
+        for room, view in zip(rooms[0], views, strict=True):
+            view.paint(room)
+
+    return StaticRow(height, paint)
 
 
-def code(text: str) -> str:
-    """Text in a frame of its own, escaped."""
-    return f"<code class='lemoe-text'>{escape(text)}</code>"
-
-
-def plain(text: object) -> str:
-    """Text for matplotlib: dollar signs are dollar signs, not formulas."""
-    return str(text).replace("$", r"\$")
-
-
-def shortened(text: str, width: int) -> str:
-    """The text, cut with an ellipsis to ``width`` characters."""
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
-
-
-def markup(html_text: str, css_class: str = "") -> ipywidgets.HTML:
-    """An HTML widget; every piece of data in ``html_text`` must have gone through ``escape``."""
-    widget = ipywidgets.HTML(html_text)
-    if css_class:
-        widget.add_class(css_class)
-    return widget
-
-
-# Tables, their cells written by ``number`` or taken as they are
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """A number as tables show it; a dash for what was not measured."""
-    return "–" if value is None or pd.isna(value) else f"{value:{form}}".replace("-", "−")
-
-
-def table_html(table: pd.DataFrame) -> str:
-    """A table as safe HTML."""
-    with pd.option_context("display.max_colwidth", None):
-        return table.to_html(index=False, border=0, classes="lemoe-table", justify="left")
-
-
-def draw_table(part: SubFigure, table: pd.DataFrame, widths: Mapping[str, float]) -> None:
+def static_table(table: pd.DataFrame, widths: Mapping[str, float], title: str = "") -> StaticRow:
     """The columns named in ``widths``, which are shares of the width; texts are cut to fit."""
-    ax = part.subplots()
-    ax.axis("off")
-    room = 160  # characters across at this size of letters
-    cells = [
-        [plain(shortened(str(row[name]), int(room * share))) for name, share in widths.items()]
-        for row in table.to_dict("records")
-    ]
-    drawn = ax.table(
-        cells or [[""] * len(widths)],
-        colLabels=list(widths),
-        colWidths=list(widths.values()),
-        cellLoc="left",
-        colLoc="left",
-        edges="horizontal",
-        bbox=(0, 0, sum(widths.values()), 1),
-    )
-    drawn.auto_set_font_size(False)
-    drawn.set_fontsize(10)
-    for cell in drawn.get_celld().values():
-        cell.PAD = 0.02
-        cell.set_edgecolor("#DDDDDD")
 
+    def paint(part: SubFigure) -> None:
+        part.suptitle(title, x=0.01, ha="left", fontsize=10)
+        ax = part.subplots()
+        ax.axis("off")
+        cells = [
+            [
+                plain(shortened(str(row[name]), int(ACROSS * share)))
+                for name, share in widths.items()
+            ]
+            for row in table.to_dict("records")
+        ]
+        look = {"cellLoc": "left", "colLoc": "left", "edges": "horizontal", "bbox": (0, 0, 1, 1)}
+        shares = list(widths.values())
+        drawn = ax.table(cells, colLabels=list(widths), colWidths=shares, **look)
+        drawn.auto_set_font_size(False)
+        drawn.set_fontsize(10)
+        for cell in drawn.get_celld().values():
+            cell.PAD = 0.02
+            cell.set_edgecolor("#DDDDDD")
 
-# Controls with names
-
-
-def button(
-    label: str, tooltip: str, on_click: Callable[[], None], style: str = ""
-) -> ipywidgets.Button:
-    """A labelled button; ``style`` is "", "primary", "warning" or "danger"."""
-    widget = ipywidgets.Button(description=label, tooltip=tooltip, button_style=style)
-    widget.layout.width = "auto"
-    widget.on_click(on_this_thread(lambda _: on_click()))
-    return widget
-
-
-def control(
-    kind: type[ipywidgets.Widget],
-    label: str,
-    width: str,
-    on_value: Callable[[object], object] | None = None,
-    **keywords: object,
-) -> ipywidgets.Widget:
-    """An input with its label; ``on_value`` is called with what a person enters."""
-    widget = kind(description=label, **keywords)
-    widget.style.description_width, widget.layout.width = "initial", width
-    widget.put_by_us = False
-    if widget.has_trait("continuous_update"):
-        widget.continuous_update = False
-
-    def react(change: dict) -> None:
-        if not widget.put_by_us:
-            on_value(change["new"])
-
-    if on_value:
-        widget.observe(on_this_thread(react), "value")
-    return widget
-
-
-def put(widget: ipywidgets.Widget, **state: object) -> None:
-    """Show this in a :func:`control`, which does not react to it."""
-    widget.put_by_us = True
-    try:
-        for name, value in state.items():
-            setattr(widget, name, value)
-    finally:
-        widget.put_by_us = False
-
-
-def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
-    """Widgets side by side that wrap to the next line where the page is narrow."""
-    box = ipywidgets.HBox(list(children))
-    box.add_class("lemoe-row")
-    return box
-
-
-def card(title: str, *children: ipywidgets.Widget) -> ipywidgets.VBox:
-    """A titled group of widgets inside a panel."""
-    box = ipywidgets.VBox([markup(f"<h4>{escape(title)}</h4>", "lemoe-heading"), *children])
-    box.add_class("lemoe-card")
-    return box
+    return StaticRow(0.35 + 0.3 * len(table), paint)

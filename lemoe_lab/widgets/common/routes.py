@@ -24,7 +24,7 @@ from ...editors import Editor
 from ...editors.moe_adaptor import SoftmaxRouter
 from ...edits import Edit
 from ...session import EditSession
-from .panel import escape, number, table_html
+from .elements import escape, number, table_html
 
 NEAREST = 5
 NEVER = -2.0  # below any cosine similarity: of anchors that nothing can be nearest to

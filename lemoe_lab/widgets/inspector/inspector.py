@@ -11,26 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import ipywidgets
-from matplotlib.figure import Figure, SubFigure
 
 from ...edits import EditStream
 from ...session import EditSession
-from ..common.figure_view import FigureView, Paint
-from ..common.panel import (
-    Panel,
+from ..common.elements import (
     button,
     card,
     code,
     control,
-    draw_table,
     escape,
-    facts,
     markup,
     put,
     row,
     shortened,
     table_html,
 )
+from ..common.figure_view import FigureView
+from ..common.panel import Panel, StaticRow, facts, static_table, static_views
 from ..common.routes import route_html
 from .model import LETTERS, InspectorModel, in_words
 from .views import draw_map, draw_paths
@@ -64,17 +61,13 @@ class RoutingInspector(Panel):
         self.edit = control(dropdown, "Edit", "350px", lambda _: self._offer_prompts())
         self.which = control(dropdown, "Prompt", "350px")
         self.inspect = button("Inspect", "Put it on the map", self._inspect, "primary")
-        typed = {"placeholder": "type a prompt"}
-        self.text = control(
-            ipywidgets.Text, "Own words", "270px", lambda _: self._inspect_text(), **typed
-        )
+        self.text = control(ipywidgets.Text, "Own words", "270px", lambda _: self._inspect_text())
+        self.text.placeholder = "type a prompt"
         self.inspect_text = button("Inspect text", "Put it on the map", self._inspect_text)
         self.detailed = control(dropdown, "Details of", "130px", lambda _: self._show_details())
         self.remove = button("Remove", "Take this prompt off the map", self._remove)
-        self.clear = button("Clear", "Take all prompts off the map", lambda: self.act(model.clear))
-        self.slider = control(
-            ipywidgets.IntSlider, "Batches applied", "270px", self._go_to, min=0, max=0
-        )
+        self.clear = button("Clear", "Take all prompts off the map", model.clear, "", self.act)
+        self.slider = control(ipywidgets.IntSlider, "Batches applied", "270px", self._go_to)
         self.space = control(dropdown, "Map of", "190px", self._change_space, options=model.spaces)
         self.space.layout.display = "none" if len(model.spaces) == 1 else None
         self.again = button("Look again", "Take notice of what was learned since", self.refresh)
@@ -147,8 +140,7 @@ class RoutingInspector(Panel):
         self.act(lambda: self.model.go_to(min(max(0, step), self.model.learned)))
 
     def _change_space(self, space: str) -> None:
-        self.model.space = space
-        self.act(lambda: None)
+        self.act(lambda: setattr(self.model, "space", space))
 
     # What the page shows
 
@@ -208,17 +200,8 @@ class RoutingInspector(Panel):
     def static_text(self) -> str:
         return f"{TITLE}: {self.model.refusal or self._facts()}"
 
-    def static_parts(self) -> list[tuple[float, Paint]]:
-        model = self.model
-        if model.refusal:
+    def static_rows(self) -> list[StaticRow]:
+        if self.model.refusal:
             return []
-        found, routes, paths, step = model.map(), model.routes(), model.paths(), model.step
-        table = in_words(model.table(), step)
-
-        def pictures(part: Figure | SubFigure) -> None:
-            left, right = part.subplots(1, 2, width_ratios=[1.15, 1])
-            draw_map(left, found, routes, step)
-            draw_paths(right, paths, step)
-
-        height = 0.4 + 0.32 * max(1, len(table))
-        return [(4.6, pictures), (height, lambda part: draw_table(part, table, STATIC_COLUMNS))]
+        table = in_words(self.model.table(), self.model.step)
+        return [static_views(4.6, self.map, self.paths), static_table(table, STATIC_COLUMNS)]

@@ -23,7 +23,7 @@ from ...edits import EditError, trimmed_prompt
 from ...probes.collect import walk_back
 from ...session import EditSession
 from ..common.background import Model
-from ..common.panel import number
+from ..common.elements import number
 from ..common.points import Axes2, principal_axes
 from ..common.routes import (
     Features,

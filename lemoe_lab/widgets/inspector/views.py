@@ -96,7 +96,7 @@ def _points_per_unit(ax: Axes, found: RouteMap) -> np.ndarray:
     """About how many points one unit of the map takes along each axis, (2,)."""
     everything = np.concatenate([found.edits, found.prompts])
     spans = np.ptp(everything, axis=0) if len(everything) else np.ones(2)
-    inches = ax.get_position().size * ax.get_figure(root=True).get_size_inches()
+    inches = ax.get_position().size * ax.get_figure().bbox.size / ax.get_figure(root=True).dpi
     return 72 * inches / np.where(spans > 0, spans, 1) / 1.2
 
 

@@ -245,10 +245,8 @@ class Run(Slices):
             while session.steps < batches:
                 self.progress = Progress(session.steps + 1, batches)
                 self.progress.learn(session, checkpoint)
-            self.note, self.progress = (
-                "measuring everything once more",
-                Progress(batches + 1, batches),
-            )
+            self.note = "measuring everything once more"
+            self.progress = Progress(batches + 1, batches)
             session.evaluator.measure(self._stream.batches, batches, checkpoint=checkpoint)
             session.evaluate()
             found = probes.order(session).iloc[0]

@@ -17,8 +17,9 @@ from ...editors import Editor
 from ...edits import EditStream
 from ...host import Host
 from ..common.choices import ORDERS
-from ..common.figure_view import FigureView, Paint
-from ..common.panel import Panel, button, card, control, escape, markup, put, row, table_html
+from ..common.elements import button, card, control, escape, markup, put, row, table_html
+from ..common.figure_view import FigureView
+from ..common.panel import Panel, StaticRow, static_views
 from .model import SMALL, PlaygroundModel
 from .views import draw_order, draw_runs, run_label, runs_shown
 
@@ -71,47 +72,36 @@ class OrderPlayground(Panel):
         def chosen(name: str) -> Callable[[object], None]:
             return lambda value: self.act(lambda: self.model.choose(**{name: value}))
 
-        slider, available = ipywidgets.IntSlider, len(self.model.source.edits)
-        self.planner = control(
-            ipywidgets.Dropdown, "Order", "190px", chosen("planner"), options=ORDERS
-        )
+        dropdown, slider, whole = ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.IntText
+        self.planner = control(dropdown, "Order", "190px", chosen("planner"), options=ORDERS)
         self.batch_size = control(slider, "Batch size", "280px", chosen("batch_size"), min=1)
-        self.seed = control(ipywidgets.IntText, "Order seed", "140px", chosen("seed"))
-        self.edits = control(
-            ipywidgets.BoundedIntText, "Edits", "120px", chosen("edits"), min=1, max=available
-        )
-        self.formed = control(slider, "Batches formed", "300px", self._form, min=0)
+        self.seed = control(whole, "Order seed", "140px", chosen("seed"))
+        self.edits = control(ipywidgets.BoundedIntText, "Edits", "120px", chosen("edits"), min=1)
+        self.edits.max = len(self.model.source.edits)
+        self.formed = control(slider, "Batches formed", "300px", self._form)
         self.form = button("Form batches", "Watch the batches form one by one", self.animate)
-        return [
-            row(self.planner, self.batch_size, self.seed, self.edits),
-            row(self.formed, self.form),
-        ]
+        choosing = row(self.planner, self.batch_size, self.seed, self.edits)
+        return [choosing, row(self.formed, self.form)]
 
     def _running(self) -> ipywidgets.Widget:
         editors = list(self.model.specs)
         self.editor = control(ipywidgets.Dropdown, "Editor", "250px", options=editors)
         self.editor_seed = control(ipywidgets.IntText, "Editor seed", "140px")
-        self.run = button("Run this order", "Learn it with this editor", self._run, "primary")
-        self.stop = button(
-            "Stop",
-            "Give this run up; earlier runs stay",
-            lambda: self.act(self.model.stop),
-            "danger",
+        self.run = button(
+            "Run this order", "Learn it with this editor", self._run, "primary", self.act
         )
+        give_up = "Give this run up; earlier runs stay"
+        self.stop = button("Stop", give_up, self.model.stop, "danger", self.act)
         self.bar = control(ipywidgets.FloatProgress, "Run", "230px", min=0, max=1)
         return row(self.editor, self.editor_seed, self.run, self.stop, self.bar, self.note)
 
     def _comparing(self) -> ipywidgets.Widget:
-        self.chosen = control(
-            ipywidgets.Dropdown, "Finished run", "360px", lambda _: self._show_pin()
-        )
-        self.pin = button("Pin", "Keep it when the others are cleared", self._pin)
-        again = "Plan the order of this run again"
-        self.show = button(
-            "Show its order", again, lambda: self.act(lambda: self.model.show(self.chosen.value))
-        )
+        dropdown, again = ipywidgets.Dropdown, "Plan the order of this run again"
+        self.chosen = control(dropdown, "Finished run", "360px", lambda _: self._show_pin())
+        self.pin = button("Pin", "Keep it when the others are cleared", self._pin, "", self.act)
+        self.show = button("Show its order", again, self._show_again, "", self.act)
         forget = "Forget the runs that are not pinned"
-        self.clear = button("Clear", forget, lambda: self.act(self.model.clear))
+        self.clear = button("Clear", forget, self.model.clear, "", self.act)
         return row(self.chosen, self.pin, self.show, self.clear)
 
     # Commands
@@ -148,11 +138,13 @@ class OrderPlayground(Panel):
             await asyncio.sleep(FORMING)
 
     def _run(self) -> None:
-        self.act(lambda: self.model.run(self.editor.value, self.editor_seed.value))
+        self.model.run(self.editor.value, self.editor_seed.value)
 
     def _pin(self) -> None:
-        number = self.chosen.value
-        self.act(lambda: self.model.pin(number, self.pin.description == "Pin"))
+        self.model.pin(self.chosen.value, self.pin.description == "Pin")
+
+    def _show_again(self) -> None:
+        self.model.show(self.chosen.value)
 
     # What the page shows
 
@@ -223,9 +215,7 @@ class OrderPlayground(Panel):
     def static_text(self) -> str:
         return f"{TITLE}: {self._facts()}; {self._counted()}"
 
-    def static_parts(self) -> list[tuple[float, Paint]]:
-        table = self.model.table()
-        parts: list[tuple[float, Paint]] = [(4.6, lambda part: draw_order(part, self.model))]
-        if len(table):
-            parts.append((1.3 + 0.36 * len(table), lambda part: draw_runs(part, table)))
-        return parts
+    def static_rows(self) -> list[StaticRow]:
+        runs = len(self.model.runs)
+        compared = [static_views(1.3 + 0.36 * runs, self.comparison)] if runs else []
+        return [static_views(4.6, self.view), *compared]

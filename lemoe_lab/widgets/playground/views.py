@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from ... import plots
-from ..common.panel import number, plain
+from ..common.elements import number, plain
 from ..common.points import group_look, inked, note
 from .model import PlaygroundModel
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from ... import plots
 from ...edits import trimmed_prompt
 from ..common.ask import Answer, answer_html, edit_html
-from ..common.panel import button, control, escape, facts, markup, row
-from .controls import Act
+from ..common.elements import Act, button, control, escape, markup, row
+from ..common.panel import facts
 from .edit_table import EditTable
 from .model import StepperModel
 from .reproduce import almanac_call, calls
@@ -60,7 +60,7 @@ class AskBox:
         self.target.placeholder = "what it should say"
         self.asked = button("Ask", "Ask without and with the edits", self.ask, "primary")
         learn = "Make it an edit and learn it as the next batch"
-        self.teach = button("Teach it", learn, self._teach)
+        self.teach = button("Teach it", learn, self._teach, "", act)
         self.result = markup(INVITATION, "lemoe-answer")
         self.box = ipywidgets.VBox(
             [row(self.prompt, self.asked), self.result, row(self.target, self.teach)]
@@ -87,7 +87,7 @@ class AskBox:
         self.result.value = answer_html(self.answer)
 
     def _teach(self) -> None:
-        self._act(lambda: self.model.teach(self.prompt.value, self.target.value))
+        self.model.teach(self.prompt.value, self.target.value)
 
 
 class ExportBox:
@@ -115,7 +115,7 @@ class ExportBox:
             self.written.value = escape(f"written: {names}")
 
         tooltip = f"Write the {label.lower()} into the folder"
-        return button(label, tooltip, lambda: self._act(act))
+        return button(label, tooltip, act, "", self._act)
 
     def _write_figure(self, folder: Path) -> Sequence[Path]:
         model = self.model

@@ -5,16 +5,13 @@ They hold no state of their own: each calls the model and shows what the model s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import ipywidgets
 
 from ..common.choices import ORDERS, Choice
-from ..common.panel import button, control, escape, markup, put, row
+from ..common.elements import Act, button, control, escape, markup, put, row
 from .model import StepperModel
 
 SPEEDS = {"full": 0.0, "1 s pauses": 1.0, "3 s pauses": 3.0}  # seconds between two batches
-Act = Callable[[Callable[[], object]], None]  # runs a command, shows its error, starts the work
 
 
 class Controls:
@@ -22,17 +19,13 @@ class Controls:
 
     def __init__(self, model: StepperModel, act: Act) -> None:
         self.model, self._act = model, act
-
-        def acting(label: str, tooltip: str, command: Callable[[], object]) -> ipywidgets.Button:
-            return button(label, tooltip, lambda: act(command))
-
-        self.play = acting("Play", "Learn batch after batch (space)", model.toggle)
-        self.play.button_style = "primary"
-        self.step = acting("Step", "Learn one batch (right arrow)", model.step)
-        self.undo = acting("Undo", "Take the last batch back (left arrow)", model.undo)
-        self.redo = acting("Redo", "Apply it again, without training", model.redo)
+        learn, back = "Learn batch after batch (space)", "Take the last batch back (left arrow)"
         forget = "Forget the running batch; those before it stay"
-        self.abandon = acting("Abandon batch", forget, model.abandon)
+        self.play = button("Play", learn, model.toggle, "primary", act)
+        self.step = button("Step", "Learn one batch (right arrow)", model.step, "", act)
+        self.undo = button("Undo", back, model.undo, "", act)
+        self.redo = button("Redo", "Apply it again, without training", model.redo, "", act)
+        self.abandon = button("Abandon batch", forget, model.abandon, "", act)
         self.slider = control(ipywidgets.IntSlider, "Batch", "235px", self._jump, min=0)
         self.speed = control(ipywidgets.Dropdown, "Speed", "150px", self._change_speed)
         self.speed.options = list(SPEEDS)
@@ -88,9 +81,7 @@ class ChoiceBox:
         self.batch_size = control(whole, "Batch size", "130px")
         self.seed = control(whole, "Seed", "130px")
         again = "Start again with these choices; the present session ends"
-        self.reset = button(
-            "Reset", again, lambda: act(lambda: model.reset(self.choice)), "warning"
-        )
+        self.reset = button("Reset", again, lambda: model.reset(self.choice), "warning", act)
         self.box = row(self.editor, self.planner, self.batch_size, self.seed, self.reset)
         self.follow()
 

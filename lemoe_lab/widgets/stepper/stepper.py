@@ -12,19 +12,22 @@ import ipywidgets
 import pandas as pd
 
 from ...session import EditSession
-from ..common.figure_view import FigureView, Paint
+from ..common.elements import card, escape, markup, row
+from ..common.figure_view import FigureView
 from ..common.history import STATES
-from ..common.panel import Panel, card, draw_table, escape, facts, markup, row
+from ..common.panel import Panel, StaticRow, facts, static_table, static_views
 from ..common.routes import explain
 from .boxes import AskBox, EditsBox, ExportBox
 from .controls import ChoiceBox, Controls, status
 from .model import StepperModel
-from .views import VIEWS, draw_all
+from .views import VIEWS
 
 TITLE = "Edit stepper"
 VIEW_SIZE = (3.6, 3.0)
 STATIC_ROWS = 8
 STATIC_COLUMNS = {"state": 0.1, "batch": 0.06, "prompt": 0.45, "target": 0.29, "route": 0.1}
+
+ANSWERED = {"asked": 0.4, "unedited": 0.15, "now": 0.15, "route": 0.3}
 
 
 class EditStepper(Panel):
@@ -91,24 +94,15 @@ class EditStepper(Panel):
     def static_text(self) -> str:
         return f"{TITLE}: {facts(self.model.session)}; {status(self.model)}"
 
-    def static_parts(self) -> list[tuple[float, Paint]]:
+    def static_rows(self) -> list[StaticRow]:
         table, answer = self.edits.table.selection, self.ask.answer
         counts = table["state"].value_counts()
         counted = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
-        rows = table.head(STATIC_ROWS)
-
-        def edits(part: object) -> None:
-            part.suptitle(f"{len(table)} edits: {counted}", x=0.01, ha="left", fontsize=10)
-            draw_table(part, rows, STATIC_COLUMNS)
-
-        parts = [(3.3, lambda part: draw_all(part, self.model.history)), (2.5, edits)]
+        title = f"{len(table)} edits: {counted}"
+        rows = [static_views(3.3, *self.views.values())]
+        rows.append(static_table(table.head(STATIC_ROWS), STATIC_COLUMNS, title))
         if answer:
-            said = (answer.prompt, answer.base, answer.edited, _where(answer))
-            asked = pd.DataFrame([said], columns=["asked", "unedited", "now", "route"])
-            widths = {"asked": 0.4, "unedited": 0.15, "now": 0.15, "route": 0.3}
-            parts.append((0.7, lambda part: draw_table(part, asked, widths)))
-        return parts
-
-
-def _where(answer: object) -> str:
-    return explain(answer.route)[0] if answer.route else "none"
+            route = explain(answer.route)[0] if answer.route else "none"
+            said = [(answer.prompt, answer.base, answer.edited, route)]
+            rows.append(static_table(pd.DataFrame(said, columns=list(ANSWERED)), ANSWERED))
+        return rows
