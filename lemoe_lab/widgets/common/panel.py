@@ -20,7 +20,6 @@ import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import anywidget
 import ipywidgets
@@ -36,7 +35,8 @@ from .figure_view import FigureView, Paint
 
 HERE = Path(__file__).parent
 STATIC_DPI, STATIC_WIDTH = 110, 12.5
-LINE, ACROSS = 125, 160  # characters of the heading and of a table across a static view
+LINE, ACROSS = 125, 170  # characters of the heading and of a table across a static view
+StaticRow = tuple[float, Paint]  # across a static view: inches of height, and what draws it
 SLICE, PAUSE = 0.1, 0.003  # seconds of work, and of rest for the kernel's other duties
 
 
@@ -144,15 +144,15 @@ class Panel(ipywidgets.VBox):
     def static_figure(self) -> Figure:
         """The static view: heading and rows as one picture."""
         rows, lines = self.static_rows(), textwrap.wrap(plain(self.static_text()), LINE)
-        heights = [row.height for row in rows]
+        heights = [height for height, _ in rows]
         with plots.style():
             size = (STATIC_WIDTH, 0.3 + 0.25 * len(lines) + sum(heights))
             figure = Figure(size, layout="constrained")
             figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=11, fontweight="bold")
             if rows:
                 parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
-                for part, row in zip(parts[:, 0], rows, strict=True):
-                    row.paint(part)
+                for part, (_, paint) in zip(parts[:, 0], rows, strict=True):
+                    paint(part)
         return figure
 
     def _repr_mimebundle_(self, **keywords: object) -> dict:
@@ -178,23 +178,15 @@ def facts(session: EditSession) -> str:
     )
 
 
-class StaticRow(NamedTuple):
-    """A part of a static view across its width: inches, and what draws it."""
-
-    height: float
-    paint: Paint
-
-
 def static_views(height: float, *views: FigureView) -> StaticRow:
     """What these views show, side by side."""
 
     def paint(part: SubFigure) -> None:
-        widths = [view.figure.get_figwidth() for view in views]
-        rooms = part.subfigures(1, len(views), width_ratios=widths, squeeze=False)
-        for room, view in zip(rooms[0], views, strict=True):
+        rooms = part.subfigures(1, len(views), squeeze=False)[0]
+        for room, view in zip(rooms, views, strict=True):
             view.paint(room)
 
-    return StaticRow(height, paint)
+    return height, paint
 
 
 def static_table(table: pd.DataFrame, widths: Mapping[str, float], title: str = "") -> StaticRow:
@@ -204,20 +196,16 @@ def static_table(table: pd.DataFrame, widths: Mapping[str, float], title: str = 
         part.suptitle(title, x=0.01, ha="left", fontsize=10)
         ax = part.subplots()
         ax.axis("off")
-        cells = [
-            [
-                plain(shortened(str(row[name]), int(ACROSS * share)))
-                for name, share in widths.items()
-            ]
-            for row in table.to_dict("records")
-        ]
+        rows = table[list(widths)].astype(str)
+        for name, share in widths.items():
+            rows[name] = [plain(shortened(text, int(ACROSS * share))) for text in rows[name]]
         look = {"cellLoc": "left", "colLoc": "left", "edges": "horizontal", "bbox": (0, 0, 1, 1)}
         shares = list(widths.values())
-        drawn = ax.table(cells, colLabels=list(widths), colWidths=shares, **look)
+        drawn = ax.table(rows.to_numpy(), colLabels=list(widths), colWidths=shares, **look)
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(10)
         for cell in drawn.get_celld().values():
             cell.PAD = 0.02
             cell.set_edgecolor("#DDDDDD")
 
-    return StaticRow(0.35 + 0.3 * len(table), paint)
+    return 0.35 + 0.3 * len(table), paint

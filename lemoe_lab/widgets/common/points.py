@@ -9,11 +9,13 @@ The same points give the same map on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito without their yellow, which is lost on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -24,14 +26,11 @@ MARKERS = tuple(SIZES)
 
 @dataclass(frozen=True)
 class Axes2:
-    """Two directions in a space of d dimensions.
-
-    ``directions`` (2, d) has rows of length 1; ``shares`` are the parts of the variance along them.
-    """
+    """Two directions in a space of d dimensions."""
 
     mean: np.ndarray  # (d,)
-    directions: np.ndarray  # (2, d)
-    shares: tuple[float, float]
+    directions: np.ndarray  # (2, d), rows of length 1
+    shares: tuple[float, float]  # of the variance along each
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Where points (M, d) lie on the map, (M, 2)."""
@@ -39,19 +38,18 @@ class Axes2:
 
     def label(self, ax: Axes) -> None:
         """Name the axes of a map, with the share of the variance along each."""
-        for number, name in enumerate((ax.set_xlabel, ax.set_ylabel)):
-            name(f"principal component {number + 1} ({self.shares[number]:.0%})")
+        names = [f"principal component {i} ({share:.0%})" for i, share in enumerate(self.shares, 1)]
+        ax.set(xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
 
 
 def principal_axes(points: np.ndarray) -> Axes2:
     """The two directions along which ``points`` (N, d) vary most.
 
-    The largest entry of each is positive, so that a map is never mirrored by chance. Directions
-    that the points do not have (fewer than three points, or all alike) are zero.
+    A map is never mirrored by chance. Directions that the points do not have (fewer than three
+    points, or all alike) are zero.
     """
     from sklearn.decomposition import PCA  # takes a second, which only who draws pays
 
-    points = np.asarray(points, dtype=np.float64)
     width = points.shape[1]
     directions, shares = np.zeros((2, width)), np.zeros(2)
     mean = points.mean(0) if len(points) else np.zeros(width)
@@ -75,6 +73,19 @@ def note(ax: Axes, text: str) -> None:
         alpha=0.75,
         annotation_clip=False,
     )
+
+
+def beside(
+    ax: Axes, text: object, at: Sequence[float], by: Sequence[float], **look: object
+) -> None:
+    """Write ``text`` so many points (2,) right of and above a place."""
+    look = {"va": "center", "fontsize": 10} | look
+    ax.annotate(str(text), at, xytext=by, textcoords="offset points", **look)
+
+
+def whole(most: int) -> MaxNLocator:
+    """At most so many ticks, at whole numbers."""
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
 
 
 def group_look(group: int) -> dict[str, object]:

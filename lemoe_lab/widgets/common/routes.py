@@ -77,9 +77,9 @@ class PromptRoute:
     @property
     def slack(self) -> float | None:
         """Similarity to the nearest anchor above the threshold; below zero it lacks so much."""
-        if self.threshold is None or not self.nearest:
-            return None
-        return self.nearest[0].similarity - self.threshold
+        return (
+            None if None in (self.threshold, self.similarity) else self.similarity - self.threshold
+        )
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -223,7 +223,24 @@ def explain(route: PromptRoute) -> list[str]:
     """What a prompt's route rests on and what would change it, sentence by sentence."""
     if not route.scores and route.bypassed:
         return ["Nothing is learned yet, so the plain network answers."]
-    return [_choice(route), *_bypass(route), _rivalry(route)]
+    chosen = zip(route.experts, route.gates, strict=True)
+    said = [f"Expert {expert} answers with gate weight {gate:.2f}." for expert, gate in chosen]
+    if route.bypassed:
+        said = ["The plain network answers."]
+    if route.threshold is None:
+        said.append("This router never bypasses: some expert always answers.")
+    elif route.nearest:
+        near = route.nearest[0]
+        where = f"the nearest anchor, of edit {near.edit.id} (batch {near.batch})"
+        would = "".join(f" to go to expert {expert}" for expert in route.candidates)
+        said.append(
+            f"It lacks {-route.slack:.3f} similarity to {where}{would}: it has "
+            f"{near.similarity:.3f} and needs {route.threshold:.3f}."
+            if route.bypassed
+            else f"It could lose {route.slack:.3f} of its similarity {near.similarity:.3f} to "
+            f"{where} before the plain network answers (below {route.threshold:.3f})."
+        )
+    return [*said, _rivalry(route)]
 
 
 def summary(route: PromptRoute) -> str:
@@ -235,34 +252,6 @@ def summary(route: PromptRoute) -> str:
     if rival := route.runner_up:
         parts.append(f"next is {rival.expert}, {rival.margin:.3f} behind")
     return "; ".join(parts) or "nothing competes"
-
-
-def _choice(route: PromptRoute) -> str:
-    if route.bypassed:
-        return "The plain network answers."
-    chosen = zip(route.experts, route.gates, strict=True)
-    return " ".join(
-        f"Expert {expert} answers with gate weight {gate:.2f}." for expert, gate in chosen
-    )
-
-
-def _bypass(route: PromptRoute) -> list[str]:
-    if route.threshold is None:
-        return ["This router never bypasses: some expert always answers."]
-    if route.slack is None:
-        return []
-    near = route.nearest[0]
-    where = f"the nearest anchor, of edit {near.edit.id} (batch {near.batch})"
-    if route.bypassed:
-        would = "".join(f" to go to expert {expert}" for expert in route.candidates)
-        return [
-            f"It lacks {-route.slack:.3f} similarity to {where}{would}: it has "
-            f"{near.similarity:.3f} and needs {route.threshold:.3f}."
-        ]
-    return [
-        f"It could lose {route.slack:.3f} of its similarity {near.similarity:.3f} to {where} "
-        f"before the plain network answers (below {route.threshold:.3f})."
-    ]
 
 
 def _rivalry(route: PromptRoute) -> str:

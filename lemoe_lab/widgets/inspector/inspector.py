@@ -38,7 +38,7 @@ MAP_SIZE, PATHS_WIDTH, ROW_HEIGHT = (5.6, 5.2), 9.6, 0.23  # inches
 PLOTTED = "Map of the learned edits and the asked prompts"
 WALKED = "Expert of each asked prompt after every batch"
 INVITATION = "<p class='lemoe-faint'>Pick a prompt of the stream, or type one of your own.</p>"
-STATIC_COLUMNS = {"": 0.02, "prompt": 0.36, "kind": 0.25, "now": 0.06, "what would change it": 0.31}
+STATIC_COLUMNS = {"": 0.02, "prompt": 0.33, "kind": 0.26, "now": 0.06, "what would change it": 0.33}
 
 
 class RoutingInspector(Panel):

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from ...adaptor.routing import BYPASS
-from ..common.points import group_look, note
+from ..common.points import beside, group_look, note, whole
 from ..common.routes import PromptRoute
 from .model import LETTERS, RouteMap
 
@@ -45,7 +44,6 @@ def draw_map(ax: Axes, found: RouteMap, routes: Sequence[PromptRoute], step: int
     _plot(ax, found.edits[found.superseded], **gone)
     _draw_prompts(ax, found, routes)
     found.axes.label(ax)
-    ax.set(xticks=[], yticks=[])
     ax.margins(0.09)
     _map_legend(ax, present, routes)
     note(ax, _map_note(found, step))
@@ -66,9 +64,8 @@ def _draw_prompts(ax: Axes, found: RouteMap, routes: Sequence[PromptRoute]) -> N
         colour = "white" if route.bypassed else group_look(route.expert)["color"]
         ax.plot(*point, "*", markersize=12.5, color=colour, markeredgecolor="#111111", zorder=4)
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 4}
-        look = {"ha": "center", "va": "center", "fontweight": "bold", "zorder": 5}
-        at = {"xytext": offsets[number], "textcoords": "offset points"}
-        ax.annotate(LETTERS[number], point, arrowprops=line, **at, **look)
+        look = {"ha": "center", "fontweight": "bold", "fontsize": 12, "zorder": 5}
+        beside(ax, LETTERS[number], point, offsets[number], arrowprops=line, **look)
 
 
 def letter_offsets(found: RouteMap, scale: np.ndarray) -> list[np.ndarray]:
@@ -138,12 +135,11 @@ def draw_paths(ax: Axes, paths: pd.DataFrame, step: int) -> None:
     changes = np.argwhere(values[:, 1:] != values[:, :-1]) if len(values.T) <= NUMBERED else []
     for place, before in changes:
         if (expert := values[place, before + 1]) != BYPASS:
-            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(str(expert), (before + 1, place), fontsize=9, **beside)
+            beside(ax, expert, (before + 1, place), (6, 0), fontsize=9)
     ax.axvline(step, color=GREY, linewidth=9, alpha=0.18, zorder=0.5)
     ax.set_yticks(range(len(paths)), list(paths.index))
     ax.set(xlim=(-0.6, paths.shape[1] - 0.4), ylim=(len(paths) - 0.4, -0.6))
     ax.set_xlabel("batches applied")
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole(10))
     ax.tick_params(axis="y", length=0)
     note(ax, "numbers: expert from here on; looks as on the map; dash: plain network")

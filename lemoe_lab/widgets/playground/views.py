@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
 
 from ... import plots
 from ..common.elements import number, plain
-from ..common.points import group_look, inked, note
+from ..common.points import beside, group_look, inked, note, whole
 from .model import PlaygroundModel
 
 GREY, GRID = "#AAAAAA", "#88888855"  # seen on both grounds
@@ -42,7 +41,6 @@ def _draw_points(ax: Axes, model: PlaygroundModel) -> None:
         look = group_look(batch.step - 1) if formed else waiting
         ax.plot(points[:, 0], points[:, 1], **{**look, "zorder": 2 + formed})
     axes.label(ax)
-    ax.set(xticks=[], yticks=[])
     ax.margins(0.07)
     alike, order = model.similarity, model.order
     note(
@@ -62,20 +60,15 @@ def _draw_batches(ax: Axes, model: PlaygroundModel) -> None:
         ax.barh(row.batch, row.edits, height=0.72, color=look["color"] if formed else GREY)
         if few:
             if formed:
-                sign = {
-                    "color": look["markeredgecolor"],
-                    "markersize": 8,
-                    "markeredgecolor": "none",
-                }
-                ax.plot(0.08 * widest, row.batch, **{**look, **sign})
+                look |= {"color": look["markeredgecolor"], "markeredgecolor": "none"}
+                ax.plot(0.08 * widest, row.batch, **look)
             text = f"{row.edits}" + ("" if np.isnan(row.within) else f" · {_shown(row.within)}")
-            beside = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            ax.annotate(text, (row.edits, row.batch), **beside)
+            beside(ax, text, (row.edits, row.batch), (4, 0), fontsize=12)
     ax.set(ylim=(max(len(table), THIN) + 0.6, 0.4), ylabel="batch")
     ax.set(xlim=(0, widest * (1.75 if few else 1.05)), xlabel="edits")
-    ticks = MaxNLocator(nbins=9, integer=True, min_n_ticks=1).tick_values(1, len(table))
+    ticks = whole(9).tick_values(1, len(table))
     ax.set_yticks([int(tick) for tick in ticks if 1 <= tick <= len(table)])
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole(3))
     note(ax, "size · similarity inside" if few else f"{len(table)} batches")
 
 
@@ -83,18 +76,15 @@ def draw_runs(figure: Figure | SubFigure, table: pd.DataFrame) -> None:
     """Reliability, generality and locality of every run; a ring is the reliability right after."""
     panels = figure.subplots(1, len(MEASURES), sharey=True)
     rows = range(len(table))
+    colours = [inked(plots.method_colour(editor)) for editor in table["editor"]]
     for ax, measure in zip(panels, MEASURES, strict=True):
-        for place, run in zip(rows, table.itertuples(), strict=True):
-            colour = inked(plots.method_colour(run.editor))
-            if measure == "reliability":
-                ring = {"markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.3}
-                ax.plot(run.immediate, place, "o", color=colour, clip_on=False, **ring)
-            value = getattr(run, measure)
-            ax.plot(value, place, "o", color=colour, markersize=7, clip_on=False)
-            left = value > 0.5
-            beside = {"xytext": (-9 if left else 9, 0), "ha": "right" if left else "left"}
-            beside |= {"textcoords": "offset points", "va": "center", "fontsize": 10}
-            ax.annotate(_shown(value), (value, place), **beside)
+        if measure == "reliability":
+            ring = {"s": 121, "facecolors": "none", "edgecolors": colours, "clip_on": False}
+            ax.scatter(table["immediate"], rows, **ring)
+        ax.scatter(table[measure], rows, s=49, c=colours, clip_on=False)
+        for place, value in enumerate(table[measure]):
+            side = {"by": (-9, 0), "ha": "right"} if value > 0.5 else {"by": (9, 0), "ha": "left"}
+            beside(ax, _shown(value), (value, place), **side)
         label = "final reliability" if measure == "reliability" else measure
         ax.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xlabel=label)
         ax.grid(axis="x", color=GRID, linewidth=0.8)

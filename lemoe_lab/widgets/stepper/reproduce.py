@@ -5,7 +5,6 @@ text = calls(model, stream_file="export/stream.json")
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ... import datasets
@@ -13,7 +12,6 @@ from ...edits import EditError, EditStream
 from ..common.choices import AS_GIVEN, KEPT, PLANNERS, keeps_batches
 
 if TYPE_CHECKING:
-    from ...host import Host
     from .model import StepperModel
 
 ALMANAC_KINDS = ("update", "new", "mixed")
@@ -25,13 +23,24 @@ def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
 
     ``stream_file`` is read where no :func:`almanac_call` makes the stream.
     """
-    source, choice = almanac_call(model.source), model.choice
-    lines = ["import lemoe_lab as ll", "", f"host = {_loading(model.session.host)}"]
+    source, choice, host = almanac_call(model.source), model.choice, model.session.host
+    options = host.encoding.options
+    if options.get("chat", "") == host.tokenizer.chat_template:
+        options["chat"] = True
+    arguments = [repr(host.name), *(f"{name}={value!r}" for name, value in options.items())]
+    lines = ["import lemoe_lab as ll", "", f"host = ll.load_host({', '.join(arguments)})"]
     if source is None:
         lines.insert(0, "from pathlib import Path\n")
         text = f'Path({stream_file!r}).read_text(encoding="utf-8")'
         source = f"ll.EditStream.model_validate_json({text})"
-    lines += [f"stream = {source}", *_planning(model)]
+    lines.append(f"stream = {source}")
+    if not keeps_batches(model.source, choice):
+        kept = ", ".join(f"{name}=stream.{name}" for name in KEPT)
+        regrouped = f"ll.EditStream.from_edits(stream.edits, {choice.batch_size}, {kept})"
+        lines.append(f"stream = {regrouped}")
+    if choice.planner != AS_GIVEN:
+        planner = f"ll.planning.{PLANNERS[choice.planner].__name__}(seed={choice.seed})"
+        lines.append(f"stream = {planner}.plan(stream, host)")
     editor = model.specs[choice.editor].code(choice.seed)
     lines.append(f"session = ll.EditSession(host, {editor}, stream)")
     for step, edit in model.added:
@@ -39,14 +48,6 @@ def calls(model: StepperModel, stream_file: str = "stream.json") -> str:
         lines.append(f"session.add_batch([ll.Edit({fields})], at={step})")
     lines.append(f"session.jump({model.steps})")
     return "\n".join(lines) + "\n"
-
-
-def _loading(host: Host) -> str:
-    options = host.encoding.options
-    if options.get("chat", "") == host.tokenizer.chat_template:
-        options["chat"] = True
-    arguments = [repr(host.name), *(f"{name}={value!r}" for name, value in options.items())]
-    return f"ll.load_host({', '.join(arguments)})"
 
 
 def almanac_call(source: EditStream) -> str | None:
@@ -63,13 +64,3 @@ def almanac_call(source: EditStream) -> str | None:
                 f"seed={source.seed}, kind={kind!r})"
             )
     return None
-
-
-def _planning(model: StepperModel) -> Iterator[str]:
-    choice = model.choice
-    if not keeps_batches(model.source, choice):
-        kept = ", ".join(f"{name}=stream.{name}" for name in KEPT)
-        yield f"stream = ll.EditStream.from_edits(stream.edits, {choice.batch_size}, {kept})"
-    if choice.planner != AS_GIVEN:
-        planner = PLANNERS[choice.planner].__name__
-        yield f"stream = ll.planning.{planner}(seed={choice.seed}).plan(stream, host)"

@@ -12,12 +12,11 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import MaxNLocator
 
 from ... import plots
 from ...adaptor.routing import BYPASS
 from ..common.history import History
-from ..common.points import inked, note
+from ..common.points import inked, note, whole
 
 GROUP_LOOKS = {  # colour, marker and its size by locality group; nested, so that equals all show
     "same_subject": ("#D55E00", "s", 10),
@@ -57,8 +56,8 @@ def draw_routes(ax: Axes, history: History) -> None:
     ax.set(xlabel="goes to expert", ylabel="learned in batch")
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    ax.yaxis.set_major_locator(_whole(8))
-    ticks = [int(t) for t in _whole(7).tick_values(0, max(1, experts - 1)) if 0 <= t < experts]
+    ax.yaxis.set_major_locator(whole(8))
+    ticks = [int(t) for t in whole(7).tick_values(0, max(1, experts - 1)) if 0 <= t < experts]
     ax.set_xticks([BYPASS, *ticks], ["–", *ticks])
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02, label="share of prompts")
     bar.outline.set_visible(False)
@@ -94,10 +93,6 @@ def _over_batches(ax: Axes, history: History, label: str) -> None:
     ax.set(xlim=(0.5, len(history.session.stream) + 0.5), xlabel="batch")
     ax.spines["left"].set_bounds(0, 1)
     ax.grid(axis="y", color=GRID, linewidth=0.8)
-    ax.xaxis.set_major_locator(_whole(8))
+    ax.xaxis.set_major_locator(whole(8))
     place = {"loc": "lower left", "bbox_to_anchor": (-0.12, 1.0), "borderaxespad": 0.1}
     ax.legend(ncols=2, handlelength=1.5, columnspacing=1.2, **place)
-
-
-def _whole(most: int) -> MaxNLocator:
-    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
