@@ -533,6 +533,11 @@ def test_the_static_view_is_a_picture_with_a_text(panel):
     assert "LEMoE scoped on almanac" in bundle["text/plain"]
 
 
+def test_the_static_view_of_an_empty_map_is_a_picture_too(panel):
+    assert not panel.model.asked
+    assert base64.b64decode(panel._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+
+
 def test_the_pictures_follow_the_theme(panel):
     light = panel.map.value
     panel.frame.theme = "dark"

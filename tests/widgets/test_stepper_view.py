@@ -91,6 +91,7 @@ def test_right_arrow_redoes_what_was_undone(stepper):
 
 
 def test_speed_sets_the_wait_between_batches(stepper):
+    assert stepper.controls.speed.value == "full"
     stepper.controls.speed.value = "1 s pauses"
 
     assert stepper.model.delay == 1.0

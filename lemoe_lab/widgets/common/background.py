@@ -73,7 +73,7 @@ class Progress:
     """How far a batch is that is being learned."""
 
     batch: int
-    batches: int
+    batches: int | None = None  # of how many, if that is to be said
     step: int = 0
     steps: int = 0
     loss: float = float("nan")
@@ -85,7 +85,7 @@ class Progress:
         return self.step / self.steps if self.steps else 0.0
 
     def __str__(self) -> str:
-        parts = [f"batch {self.batch} of {self.batches}"]
+        parts = [f"batch {self.batch}" + (f" of {self.batches}" if self.batches else "")]
         if self.steps:
             parts.append(f"optimiser step {self.step} of at most {self.steps}")
             parts.append(f"loss {self.loss:.3f}")

@@ -200,12 +200,13 @@ def static_table(table: pd.DataFrame, widths: Mapping[str, float], title: str = 
         for name, share in widths.items():
             rows[name] = [plain(shortened(text, int(ACROSS * share))) for text in rows[name]]
         look = {"cellLoc": "left", "colLoc": "left", "edges": "horizontal", "bbox": (0, 0, 1, 1)}
+        cells = rows.to_numpy() if len(rows) else [[""] * len(widths)]
         shares = list(widths.values())
-        drawn = ax.table(rows.to_numpy(), colLabels=list(widths), colWidths=shares, **look)
+        drawn = ax.table(cells, colLabels=list(widths), colWidths=shares, **look)
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(10)
         for cell in drawn.get_celld().values():
             cell.PAD = 0.02
             cell.set_edgecolor("#DDDDDD")
 
-    return 0.35 + 0.3 * len(table), paint
+    return 0.35 + 0.3 * max(1, len(table)), paint

@@ -235,7 +235,7 @@ class Run(Slices):
     @property
     def share(self) -> float:
         """How much is done, in [0, 1]."""
-        return (self.progress.batch - 1 + self.progress.share) / self.progress.batches
+        return (self.progress.batch - 1 + self.progress.share) / len(self._stream)
 
     def _learn(self, checkpoint: Checkpoint) -> dict[str, object]:
         with Calibrating(self, checkpoint):

@@ -27,8 +27,8 @@ class Controls:
         self.redo = button("Redo", "Apply it again, without training", model.redo, "", act)
         self.abandon = button("Abandon batch", forget, model.abandon, "", act)
         self.slider = control(ipywidgets.IntSlider, "Batch", "235px", self._jump, min=0)
-        self.speed = control(ipywidgets.Dropdown, "Speed", "150px", self._change_speed)
-        self.speed.options = list(SPEEDS)
+        paces, pace = list(SPEEDS), self._change_speed
+        self.speed = control(ipywidgets.Dropdown, "Speed", "150px", pace, options=paces)
         self.bar = control(ipywidgets.FloatProgress, "Training", "250px", min=0, max=1)
         self.note = markup("", "lemoe-status")
         buttons = (self.play, self.step, self.undo, self.redo, self.abandon)

@@ -253,7 +253,7 @@ class RunningBatch(Slices):
     def __init__(self, session: EditSession) -> None:
         self.session, self.before = session, session.steps
         self.batch = session.stream.batches[self.before]
-        progress = self.progress = Progress(self.batch.step, len(session.stream))
+        progress = self.progress = Progress(self.batch.step)
         self._looked_at = time.perf_counter()
         super().__init__(lambda checkpoint: progress.learn(session, checkpoint))
 
