@@ -11,7 +11,6 @@ from PIL import Image
 
 import lemoe_lab as ll
 from lemoe_lab.widgets import EditStepper
-from lemoe_lab.widgets.common.background import Abandoned, Slices
 from lemoe_lab.widgets.common.figure_view import FigureView
 from lemoe_lab.widgets.common.history import edit_state
 from lemoe_lab.widgets.common.panel import descendants
@@ -404,70 +403,3 @@ def test_the_picture_takes_dollar_signs_as_they_are(stepper):
     stepper.ask.prompt.value = "$\\frac{1 is $"
 
     assert stepper._repr_mimebundle_()["image/png"]
-
-
-# Slices
-
-
-def test_sliced_work_runs_only_while_it_is_advanced():
-    seen = []
-
-    def work(checkpoint) -> str:
-        for number in range(3):
-            seen.append(number)
-            checkpoint()
-        return "done"
-
-    slices = Slices(work)
-    assert seen == []
-    assert not slices.advance(0) and seen == [0]
-    while not slices.advance(0):
-        pass
-    assert slices.result == "done" and seen == [0, 1, 2]
-
-
-def test_cancelled_work_ends_at_its_checkpoint():
-    ended = []
-
-    def work(checkpoint) -> None:
-        try:
-            checkpoint()
-        except Abandoned:
-            ended.append(True)
-            raise
-
-    slices = Slices(work)
-    slices.advance(0)
-    slices.cancel()
-
-    assert ended == [True] and slices.ended
-
-
-@pytest.mark.parametrize("at_checkpoint", [True, False])
-def test_an_interrupt_from_the_keyboard_ends_the_work(monkeypatch, at_checkpoint):
-    def work(checkpoint) -> None:
-        while True:
-            checkpoint()
-
-    slices = Slices(work)
-    wait = slices._back.acquire
-
-    def interrupted() -> None:
-        monkeypatch.setattr(slices._back, "acquire", wait)
-        if at_checkpoint:
-            wait()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(slices._back, "acquire", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        slices.advance(0)
-
-    assert slices.ended
-
-
-def test_errors_of_sliced_work_arrive():
-    def work(checkpoint) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        Slices(work).advance(1)

@@ -84,31 +84,29 @@ def next_tokens(session: EditSession, prompt: str, count: int = TOP) -> Tokens:
 
 def answer_html(answer: Answer) -> str:
     """An answer as two columns, unedited and edited, and where its prompt went."""
-    route = "<p>This editor changes the network for every prompt alike.</p>"
-    halves = (
-        ("Unedited", f"<p>{code(answer.base or '(nothing)')}</p>{_tokens(answer.base_tokens)}"),
-        (
-            f"After {answer.step} batches",
-            f"<p>{code(answer.edited or '(nothing)')}</p>{_tokens(answer.edited_tokens)}",
-        ),
-        ("Route", route_html(answer.route) if answer.route else route),
-    )
+    parts = {
+        "Unedited": _said(answer.base, answer.base_tokens),
+        f"After {answer.step} batches": _said(answer.edited, answer.edited_tokens),
+        "Route": "<p>This editor changes the network for every prompt alike.</p>",
+    }
+    if answer.route:
+        parts["Route"] = route_html(answer.route)
     changed = "differs" if answer.base != answer.edited else "is the same"
+    body = "".join(f"<div><h5>{title}</h5>{part}</div>" for title, part in parts.items())
     return (
         f"<p>{code(answer.prompt)} <span class='lemoe-faint'>the answer {changed}</span></p>"
-        f"<div class='lemoe-halves'>"
-        + "".join(f"<div><h5>{title}</h5>{part}</div>" for title, part in halves)
-        + "</div>"
+        f"<div class='lemoe-halves'>{body}</div>"
     )
 
 
-def _tokens(tokens: Tokens) -> str:
-    """The most probable next tokens with a bar each; spaces and line breaks are made visible."""
+def _said(text: str, tokens: Tokens) -> str:
+    """A continuation, and the most probable next tokens with a bar each, blanks made visible."""
     rows = [
         (piece.replace(" ", "␣").replace("\n", "⏎") or "(empty)", number(p), "█" * round(BAR * p))
         for piece, p in tokens
     ]
-    return table_html(pd.DataFrame(rows, columns=["next", "probability", ""]))
+    table = pd.DataFrame(rows, columns=["next", "probability", ""])
+    return f"<p>{code(text or '(nothing)')}</p>{table_html(table)}"
 
 
 def edit_html(opened: OpenedEdit) -> str:

@@ -1,7 +1,4 @@
-"""What a stepper lets one choose: editor, planner, batch size and seed.
-
-session = remade(session, source, Choice("LEMoE scoped", "k-means", batch_size=30, seed=0), editors)
-"""
+"""What a stepper lets one choose: editor, planner, batch size and seed."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def expert_name(expert: int | None) -> str:
     return "-" if expert is None else "bypass" if expert == BYPASS else str(expert)
 
 
-def router_of(editor: Editor) -> Router | None:
+def _router(editor: Editor) -> Router | None:
     """The router of an editor with an adaptor, else None."""
     return getattr(getattr(editor, "adaptor", None), "router", None)
 
@@ -153,7 +153,7 @@ def prompt_routes(session: EditSession, features: Tensor) -> list[PromptRoute] |
     routes = editor.routes(features)
     if routes is None:
         return None
-    router, last = router_of(editor), last_expert(editor)
+    router, last = _router(editor), last_expert(editor)
     nearest, table, unit = [()] * len(features), None, ""
     memory: AnchorMemory | None = getattr(router, "memory", None)
     if memory is not None and len(memory.vectors):
@@ -201,8 +201,9 @@ def _ranked(scores: Tensor, least: float) -> Scores:
 
 
 @torch.no_grad()
-def positions(router: Router | None, features: Tensor) -> dict[str, np.ndarray]:
+def positions(editor: Editor, features: Tensor) -> dict[str, np.ndarray]:
     """Where a router sees prompts with these features (N, d), by the name of the space."""
+    router = _router(editor)
     if isinstance(router, ScopedRouter):
         found = {"addresses": router.address(features)}
     elif isinstance(router, KVAnchorRouter):

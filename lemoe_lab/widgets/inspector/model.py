@@ -33,7 +33,6 @@ from ..common.routes import (
     positions,
     prompt_routes,
     refusal,
-    router_of,
     summary,
 )
 
@@ -90,7 +89,7 @@ class InspectorModel(Model):
         self._reports = list(session.reports)
         probe = self._features([session.stream.edits[0].prompt])
         self.routes_prompts = bool(probe.shape[1]) and session.editor.routes(probe) is not None
-        self.spaces = tuple(positions(router_of(session.editor), probe))
+        self.spaces = tuple(positions(session.editor, probe))
         self.space = self.spaces[0]  # where the map lies
 
     # What is
@@ -202,8 +201,8 @@ class InspectorModel(Model):
         asked = self._features([asked.prompt for asked in self.asked])
         axes = self._map_axes()
         with session.at(self.step):
-            router, last = router_of(session.editor), last_expert(session.editor)
-            seen, prompts = (positions(router, features)[space] for features in (own, asked))
+            last = last_expert(session.editor)
+            seen, prompts = (positions(session.editor, some)[space] for some in (own, asked))
             goes_to = session.editor.routes(own).expert[:, 0].cpu().numpy()
         learned_by = [e for report in session.reports[: self.step] for e in report["experts"]]
         replaced = session.stream.superseded
@@ -223,7 +222,7 @@ class InspectorModel(Model):
         if space not in self._axes:
             batches = session.stream.batches[: self.learned or None]
             features = self._features([edit.prompt for batch in batches for edit in batch])
-            points = positions(router_of(session.editor), features)[space]
+            points = positions(session.editor, features)[space]
             self._axes[space] = principal_axes(points)
         return self._axes[space]
 

@@ -1,8 +1,4 @@
-"""The pictures of the inspector: the map, and the way of each prompt through the steps.
-
-draw_map(ax, model.map(), model.routes(), step=3)
-draw_paths(ax, model.paths(), step=3)
-"""
+"""The pictures of the inspector: the map, and the way of each prompt through the steps."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What the playground shows: edits as points, batches as colours, runs side by side.
-
-draw_order(figure, model)
-draw_runs(figure, model.table())
-runs_shown(model.table())
-"""
+"""What the playground shows: edits as points, batches as colours, runs side by side."""
 
 from __future__ import annotations
 

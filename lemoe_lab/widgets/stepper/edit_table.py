@@ -1,9 +1,4 @@
-"""The table of edits: filtered and sorted in Python, drawn by a small script in the page.
-
-table = EditTable(on_open=show_details)
-table.update(history.edits())
-table.text, table.state, table.sort_by = "minister", "forgotten", "batch"
-"""
+"""The table of edits: filtered and sorted in Python, drawn by a small script in the page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The Python calls that lead to the state of a stepper.
-
-text = calls(model, stream_file="export/stream.json")
-"""
+"""The Python calls that lead to the state of a stepper."""
 
 from __future__ import annotations
 

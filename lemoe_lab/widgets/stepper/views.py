@@ -1,9 +1,4 @@
-"""The figures of the stepper, which are drawn from a history alone.
-
-    draw_reliability(figure.subplots(), history)
-
-The panel, the exported figure and the static view show the same ones.
-"""
+"""The figures of the stepper: on the page, in files and in the static view."""
 
 from __future__ import annotations
 

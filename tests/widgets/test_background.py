@@ -1,11 +1,13 @@
-"""What a panel hears on another thread reaches it on its own."""
+"""What a panel hears on another thread reaches it on its own; long work goes on in slices."""
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
-from lemoe_lab.widgets.common.background import on_this_thread
+import pytest
+
+from lemoe_lab.widgets.common.background import Abandoned, Slices, on_this_thread
 from lemoe_lab.widgets.common.elements import button
 
 
@@ -63,3 +65,70 @@ def test_a_click_that_arrives_elsewhere_is_answered_on_the_thread_of_the_button(
         assert answered == [threading.get_ident()]
 
     play(scene)
+
+
+# Slices
+
+
+def test_sliced_work_runs_only_while_it_is_advanced():
+    seen = []
+
+    def work(checkpoint) -> str:
+        for number in range(3):
+            seen.append(number)
+            checkpoint()
+        return "done"
+
+    slices = Slices(work)
+    assert seen == []
+    assert not slices.advance(0) and seen == [0]
+    while not slices.advance(0):
+        pass
+    assert slices.result == "done" and seen == [0, 1, 2]
+
+
+def test_cancelled_work_ends_at_its_checkpoint():
+    ended = []
+
+    def work(checkpoint) -> None:
+        try:
+            checkpoint()
+        except Abandoned:
+            ended.append(True)
+            raise
+
+    slices = Slices(work)
+    slices.advance(0)
+    slices.cancel()
+
+    assert ended == [True] and slices.ended
+
+
+@pytest.mark.parametrize("at_checkpoint", [True, False])
+def test_an_interrupt_from_the_keyboard_ends_the_work(monkeypatch, at_checkpoint):
+    def work(checkpoint) -> None:
+        while True:
+            checkpoint()
+
+    slices = Slices(work)
+    wait = slices._back.acquire
+
+    def interrupted() -> None:
+        monkeypatch.setattr(slices._back, "acquire", wait)
+        if at_checkpoint:
+            wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slices._back, "acquire", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        slices.advance(0)
+
+    assert slices.ended
+
+
+def test_errors_of_sliced_work_arrive():
+    def work(checkpoint) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Slices(work).advance(1)
