@@ -1,4 +1,4 @@
-"""The stepper's panel, driven without a browser: every control, every file, the static face."""
+"""The stepper's panel, driven without a browser: every control, every file, the static view."""
 
 import asyncio
 import base64
