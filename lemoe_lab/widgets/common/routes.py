@@ -139,11 +139,12 @@ class Features:
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
+        if not prompts:
+            return self(["?"])[:0]  # only the width counts
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._known))
-        computed = self._editor.prompt_features(new or ["?"])  # for no prompts at all the width
-        self._known |= zip(new, computed, strict=False)
-        known = [self._known[prompt] for prompt in prompts]
-        return torch.stack(known) if known else computed[:0]
+        if new:
+            self._known |= zip(new, self._editor.prompt_features(new), strict=True)
+        return torch.stack([self._known[prompt] for prompt in prompts])
 
 
 @torch.no_grad()
