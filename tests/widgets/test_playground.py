@@ -46,6 +46,7 @@ def finished(model, number: int, **changes: object) -> None:
         "editor_seed": 0,
     }
     model.runs.append(OrderRun(number, row | changes))
+    model.tell("runs")
 
 
 def partition(stream) -> list[list[str]]:
