@@ -9,8 +9,9 @@ stream = datasets.from_json("facts.jsonl", batch_size=10)
 
 from .embedded import almanac, almanac_facts, almanac_prose, data_folder
 from .fetching import FetchError, Source, fetch
-from .published import counterfact, hallucination, zsre
+from .published import counterfact, hallucination, knowedit, mquake, qaedit, wikibigedit, zsre
 from .records import from_csv, from_dataframe, from_json, from_records
+from .subjects import found_subject
 
 __all__ = [
     "FetchError",
@@ -21,10 +22,15 @@ __all__ = [
     "counterfact",
     "data_folder",
     "fetch",
+    "found_subject",
     "from_csv",
     "from_dataframe",
     "from_json",
     "from_records",
     "hallucination",
+    "knowedit",
+    "mquake",
+    "qaedit",
+    "wikibigedit",
     "zsre",
 ]

@@ -1,6 +1,6 @@
-"""How published files lay out a record: one function for each layout, from a record to an edit.
+"""How published files lay out a record: one function for each layout, from a record to its edits.
 
-    edit = knowedit(record, "zsre/17")
+    [edit] = knowedit(record, "zsre/17")
 
 Each raises :class:`~lemoe_lab.edits.EditError` with the name of a column that is missing or empty.
 """
@@ -8,7 +8,7 @@ Each raises :class:`~lemoe_lab.edits.EditError` with the name of a column that i
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -19,13 +19,13 @@ NATURAL_QUESTION = "nq question: "
 ALIASES = ("aliases", "target_alias", "new_answer_alias")  # columns of other right answers
 
 Record = Mapping[str, Any]
-Layout = Callable[[Record, str], Edit]
+Layout = Callable[[Record, str], Iterator[Edit]]
 
 
-def mend_zsre(record: Record, name: str) -> Edit:
+def mend_zsre(record: Record, name: str) -> Iterator[Edit]:
     """ZsRE as Mitchell et al. give it out (arXiv 2110.11309): src, alt, rephrase, loc, loc_ans."""
     question = _text(record, "loc").removeprefix(NATURAL_QUESTION)
-    return _edit(
+    yield _edit(
         record,
         name,
         prompt=_text(record, "src"),
@@ -36,34 +36,41 @@ def mend_zsre(record: Record, name: str) -> Edit:
     )
 
 
-def knowedit(record: Record, name: str) -> Edit:
-    """ZsRE and WikiBio of KnowEdit (arXiv 2401.01286).
+def knowedit(record: Record, name: str) -> Iterator[Edit]:
+    """ZsRE, wiki_recent, wiki_counterfact and WikiBio of KnowEdit (arXiv 2401.01286).
 
     WikiBio calls prompt, target and subject ``text``, ``labels`` and ``concept``. The locality
-    prompts ask for other relations of the subject (``Relation_Specificity``).
+    prompts ask for other relations of the subject (``Relation_Specificity``) and for its other
+    objects of the same relation (``Forgetfulness``), unless the answer is the target after all.
     """
     wikibio = "text" in record
     rephrase = _optional(record, "rephrase_prompt")
-    others = _inside(record, "locality.Relation_Specificity") or []
-    return _edit(
+    target = "labels" if wikibio else "target_new"
+    new = set(map(normalise, _all(record, target)))
+    others = [
+        *_asked(record, "locality.Relation_Specificity", "prompt", "ground_truth"),
+        *(
+            (prompt, answer)
+            for prompt, answer in _asked(record, "locality.Forgetfulness", "prompt", "ground_truth")
+            if normalise(answer or "") not in new
+        ),
+    ]
+    yield _edit(
         record,
         name,
         prompt=_text(record, "text" if wikibio else "prompt"),
-        answers=_answers(record, "labels" if wikibio else "target_new"),
+        answers=_answers(record, target),
         rephrases=_rephrases([rephrase] if rephrase else [], "light"),
-        locality=_locality(
-            [(_text(other, "prompt"), _optional(other, "ground_truth")) for other in others],
-            "same_subject",
-        ),
+        locality=_locality(others, "same_subject"),
         old_answers=_all(record, "ground_truth"),
         subject=_optional(record, "concept" if wikibio else "subject"),
     )
 
 
-def flat_counterfact(record: Record, name: str) -> Edit:
+def flat_counterfact(record: Record, name: str) -> Iterator[Edit]:
     """CounterFact with one rephrase and one neighbour a record, as editing libraries hand it on."""
     neighbour = _text(record, "locality_prompt"), _optional(record, "locality_ground_truth")
-    return _edit(
+    yield _edit(
         record,
         name,
         prompt=_text(record, "prompt"),
@@ -74,13 +81,13 @@ def flat_counterfact(record: Record, name: str) -> Edit:
     )
 
 
-def rome_counterfact(record: Record, name: str) -> Edit:
+def rome_counterfact(record: Record, name: str) -> Iterator[Edit]:
     """CounterFact as Meng et al. give it out (arXiv 2202.05262), with all its paraphrases and
     neighbours: about two and ten a record."""
     subject = _text(record, "requested_rewrite.subject")
     truth = _optional(record, "requested_rewrite.target_true.str")
     neighbours = _inside(record, "neighborhood_prompts") or []
-    return _edit(
+    yield _edit(
         record,
         name,
         prompt=_text(record, "requested_rewrite.prompt").replace("{}", subject),
@@ -92,10 +99,77 @@ def rome_counterfact(record: Record, name: str) -> Edit:
     )
 
 
-def flat_hallucination(record: Record, name: str) -> Edit:
+def wikibigedit(record: Record, name: str) -> Iterator[Edit]:
+    """WikiBigEdit as Thede et al. give it out (arXiv 2503.05683): update, ans, rephrase, personas,
+    loc, loc_ans."""
+    neighbour = _optional(record, "loc")
+    yield _edit(
+        record,
+        name,
+        prompt=_text(record, "update"),
+        answers=_answers(record, "ans"),
+        rephrases=_rephrases(_all(record, "rephrase") + _all(record, "personas"), "strong"),
+        locality=_locality(
+            [(neighbour, _optional(record, "loc_ans"))] if neighbour else [], "near"
+        ),
+    )
+
+
+def qaedit(record: Record, name: str) -> Iterator[Edit]:
+    """QAEdit (arXiv 2502.11177): prompt, target, rephrase and a list of unrelated questions."""
+    unrelated = _asked(record, "locality", "loc", "loc_ans")
+    yield _edit(
+        record,
+        name,
+        prompt=_text(record, "prompt"),
+        answers=_answers(record, "target"),
+        rephrases=_rephrases(_all(record, "rephrase"), "strong"),
+        locality=_locality(
+            [(prompt.removeprefix(NATURAL_QUESTION), answer) for prompt, answer in unrelated], "far"
+        ),
+    )
+
+
+def mquake(record: Record, name: str) -> Iterator[Edit]:
+    """MQuAKE (arXiv 2305.14795): one edit for each fact that a record rewrites.
+
+    The aliases of a new answer stand in ``new_single_hops``, the chain of facts after the edits.
+    """
+    aliases = {
+        (_optional(hop, "question"), _optional(hop, "answer")): _all(hop, "answer_alias")
+        for hop in _list(record, "new_single_hops")
+    }
+    rewrites = _list(record, "requested_rewrite")
+    if not rewrites:
+        raise _missing(record, "requested_rewrite")
+    for number, rewrite in enumerate(rewrites):
+        try:
+            yield _rewrite(rewrite, f"{name}/{number}", aliases)
+        except EditError as error:
+            raise EditError(f"requested_rewrite {number}: {error}") from None
+
+
+def _rewrite(
+    rewrite: Record, name: str, aliases: Mapping[tuple[str | None, str | None], list[str]]
+) -> Edit:
+    """A fact that MQuAKE rewrites; ``aliases`` of answers by question and answer."""
+    subject, target = _text(rewrite, "subject"), _text(rewrite, "target_new.str")
+    question = _optional(rewrite, "question")
+    return _edit(
+        rewrite,
+        name,
+        prompt=_text(rewrite, "prompt").replace("{}", subject),
+        answers=[target, *aliases.get((question, target), [])],
+        rephrases=_rephrases([question] if question else [], "strong"),
+        old_answers=_all(rewrite, "target_true.str"),
+        relation=_optional(rewrite, "relation_id"),
+    )
+
+
+def flat_hallucination(record: Record, name: str) -> Iterator[Edit]:
     """Passages of WikiBio with one neutral text each, as WISE uses them (arXiv 2405.14768)."""
     neutral = _text(record, "locality_prompt"), _text(record, "locality_ground_truth")
-    return _edit(
+    yield _edit(
         record,
         name,
         prompt=_text(record, "prompt"),
@@ -139,6 +213,16 @@ def _locality(
     )
 
 
+def _asked(record: Record, path: str, prompt: str, answer: str) -> list[tuple[str, str | None]]:
+    """The questions in the list at a path, each with its answer, by the names of their columns."""
+    return [(_text(one, prompt), _optional(one, answer)) for one in _list(record, path)]
+
+
+def _list(record: Record, path: str) -> list[Any]:
+    """The items at a path; a value that is no list is one item."""
+    return list(flat(_inside(record, path)))
+
+
 def _inside(record: Record, path: str) -> Any:
     """What lies at a path of columns such as ``requested_rewrite.subject``; None if nothing."""
     value: Any = record
@@ -155,8 +239,13 @@ def _answers(record: Record, path: str) -> list[str]:
     """All texts at a path, at least one."""
     texts = _all(record, path)
     if not texts:
-        raise EditError(f"column {path!r} is missing or empty; the record has {', '.join(record)}")
+        raise _missing(record, path)
     return texts
+
+
+def _missing(record: Record, path: str) -> EditError:
+    has = ", ".join(record) if isinstance(record, Mapping) else repr(record)
+    return EditError(f"column {path!r} is missing or empty; the record has {has}")
 
 
 def _optional(record: Record, path: str) -> str | None:

@@ -3,6 +3,7 @@
     stream = zsre("zsre_mend_eval.json", edits=1000, batch_size=30, seed=0)
     stream = counterfact("counterfact.json")
     stream = hallucination(fetch("hallucination"))
+    stream = knowedit("recent_test.json")
 
 A share of the records is held back for calibrating routers: they are neither edited nor asked
 about. The records are drawn at random by ``seed``, the same on every machine; of records about the
@@ -96,6 +97,78 @@ def hallucination(
     return _stream(path, "hallucination", known, edits, batch_size, seed, encoding)
 
 
+def knowedit(
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
+) -> EditStream:
+    """KnowEdit's ZsRE, wiki_recent, wiki_counterfact and WikiBio (arXiv 2401.01286).
+
+    It needs ``prompt`` and ``target_new`` (WikiBio: ``text`` and ``labels``); ``subject``,
+    ``ground_truth`` and ``rephrase_prompt`` are read if they are there. The locality prompts ask
+    about the same subject. Questions that need the new fact (``portability``) are left out.
+    """
+    known = {"prompt": layouts.knowedit, "text": layouts.knowedit}
+    return _stream(path, "knowedit", known, edits, batch_size, seed, encoding)
+
+
+def wikibigedit(
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
+) -> EditStream:
+    """Changes of Wikidata as questions: WikiBigEdit (Thede et al., arXiv 2503.05683).
+
+    It needs ``update`` and ``ans``; ``rephrase``, ``personas``, ``loc``, ``loc_ans`` and
+    ``subject`` are read if they are there. In the flat layout it needs the columns of
+    :func:`counterfact`. The locality prompt asks the like about a similar subject (group ``near``).
+    There are no old answers, and questions of several hops are left out.
+    """
+    known = {"prompt": layouts.flat_counterfact, "update": layouts.wikibigedit}
+    return _stream(path, "wikibigedit", known, edits, batch_size, seed, encoding)
+
+
+def qaedit(
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
+) -> EditStream:
+    """Questions that language models get wrong: QAEdit (Yang et al., arXiv 2502.11177).
+
+    It needs ``prompt`` and ``target``; ``rephrase``, ``subject`` and ``locality``, a list of
+    natural questions about something else (group ``far``), are read if they are there.
+    """
+    known = {"prompt": layouts.qaedit}
+    return _stream(path, "qaedit", known, edits, batch_size, seed, encoding)
+
+
+def mquake(
+    path: str | Path,
+    edits: int | None = None,
+    batch_size: int = 30,
+    seed: int = 0,
+    *,
+    encoding: str | None = None,
+) -> EditStream:
+    """The rewritten facts of MQuAKE (Zhong et al., arXiv 2305.14795).
+
+    It needs ``requested_rewrite``, a list of up to four facts with ``prompt``, ``subject`` and
+    ``target_new``; their ``question`` is the rephrase. A fact that several records rewrite is
+    edited once. There is no locality, and the questions of several hops are left out.
+    """
+    known = {"requested_rewrite": layouts.mquake}
+    return _stream(path, "mquake", known, edits, batch_size, seed, encoding)
+
+
 def _stream(
     path: str | Path,
     name: str,
@@ -118,7 +191,7 @@ def _stream(
             first = next(iter(known.values()))
             layout = next((known[column] for column in known if column in record), first)
             try:
-                yield layout(record, f"{name}/{index}")
+                yield from layout(record, f"{name}/{index}")
             except EditError as error:
                 raise EditError(f"{place}: {error}") from None
 
@@ -152,7 +225,9 @@ def _fact(edit: Edit) -> CalibrationFact:
     half = " ".join(words[len(words) // 2 :])
     other = edit.rephrases[0].prompt if edit.rephrases else half
     return CalibrationFact(
-        subject=edit.subject or edit.prompt, relation=ANY, prompts=(edit.prompt, other)
+        subject=edit.subject or edit.prompt,
+        relation=edit.relation or ANY,
+        prompts=(edit.prompt, other),
     )
 
 
