@@ -1,6 +1,7 @@
-"""Where edits come from: the embedded Almanac, published files, and your own facts.
+"""Where edits come from: the embedded Almanac, the world, published files, and your own facts.
 
 stream = datasets.almanac(edits=300, batch_size=30, seed=0)
+stream = datasets.world(edits=300, host=host)
 stream = datasets.zsre("zsre_mend_eval.json", batch_size=30)
 stream = datasets.hallucination(datasets.fetch("hallucination"))
 stream = datasets.from_csv("facts.csv", batch_size=10)
@@ -12,6 +13,7 @@ from .fetching import FetchError, Source, fetch
 from .published import counterfact, hallucination, knowedit, mquake, qaedit, wikibigedit, zsre
 from .records import from_csv, from_dataframe, from_json, from_records
 from .subjects import found_subject
+from .world import world, world_facts, world_prose
 
 __all__ = [
     "FetchError",
@@ -32,5 +34,8 @@ __all__ = [
     "mquake",
     "qaedit",
     "wikibigedit",
+    "world",
+    "world_facts",
+    "world_prose",
     "zsre",
 ]
