@@ -99,6 +99,7 @@ class Edit(_Frozen):
     """One fact to teach: after ``prompt`` the model is to say ``target``.
 
     ``aliases`` are other answers that are right as well; only ``target`` is trained on.
+    ``old_answer`` is what was right before, as far as the data set tells.
     """
 
     id: Text
