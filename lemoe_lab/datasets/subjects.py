@@ -9,7 +9,7 @@ A rewording changes everything but the subject, so what stays is taken for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..edits import Edit
@@ -71,7 +71,9 @@ def _words(text: str) -> list[_Word]:
     return [_Word(word, start, start + len(word)) for word, start in found]
 
 
-def _shared(words: Sequence[_Word], others: Sequence[Sequence[_Word]], by: type) -> Iterator[list]:
+def _shared(
+    words: Sequence[_Word], others: Sequence[Sequence[_Word]], by: Callable[[Iterable[bool]], bool]
+) -> Iterator[list[_Word]]:
     """Runs of ``words`` that stand in all (or any) of the others as well."""
     texts = [f" {' '.join(word.key for word in other)} " for other in others]
     for start in range(len(words)):
