@@ -10,6 +10,7 @@ Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from ..edits import CalibrationFact
 from ..host import Host
 from ..host.kept import cached_on
 from .anchors import Threshold
+
+FEW = 10  # subjects that several facts are about
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ def calibration_set(facts: Sequence[CalibrationFact], features: Tensor) -> Calib
     )
 
 
+def has_rivals(facts: Sequence[CalibrationFact]) -> bool:
+    """Whether facts show how different questions about one subject look, in several wordings."""
+    about = Counter(fact.subject for fact in facts)
+    wordings = {len(fact.prompts) for fact in facts}
+    return sum(n > 1 for n in about.values()) >= FEW and len(wordings) == 1 and min(wordings) > 1
+
+
 def centre_and_whiten(data: CalibrationSet, ridge: float = 0.05) -> tuple[Tensor, Tensor]:
     """The mean (d,) and the inverse square root (d, d) of the covariance within facts."""
     flat = data.features.flatten(0, 1)
@@ -134,21 +144,27 @@ def fit_projection(
     return centre, (weight @ whitening).detach()
 
 
-def rival_similarities(addresses: Tensor, data: CalibrationSet) -> Tensor:
+def rival_similarities(
+    addresses: Tensor, data: CalibrationSet, same_subject: bool = False
+) -> Tensor:
     """Similarities of every phrasing to the canonical prompts of other facts it could be taken for.
 
-    Rivals share the relation or the subject. ``addresses`` (F, P, k) are unit vectors; the result
-    is one flat tensor.
+    Rivals share the relation or the subject, or only the ``same_subject``. ``addresses`` (F, P, k)
+    are unit vectors; the result is one flat tensor.
     """
     anchors = addresses[:, 0]  # (F, k)
-    same_subject = data.subject[:, None] == data.subject
-    same_relation = data.relation[:, None] == data.relation
-    rival = (same_subject | same_relation) & ~(same_subject & same_relation)
+    subject = data.subject[:, None] == data.subject
+    relation = data.relation[:, None] == data.relation
+    rival = (subject | relation) & ~(subject & relation)
+    if same_subject:
+        rival &= subject
     similarity = torch.einsum("fpk,ak->pfa", addresses, anchors)
     return similarity[:, rival].flatten()
 
 
-def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: float) -> Threshold:
+def similarity_threshold(
+    addresses: Tensor, data: CalibrationSet, false_alarms: float, same_subject: bool = False
+) -> Threshold:
     """The similarity that a share ``false_alarms`` of rival pairs exceeds, among F anchors.
 
     Raises
@@ -156,7 +172,7 @@ def similarity_threshold(addresses: Tensor, data: CalibrationSet, false_alarms: 
     ValueError
         If no fact has a rival.
     """
-    similarities = rival_similarities(addresses, data).float()
+    similarities = rival_similarities(addresses, data, same_subject).float()
     if not len(similarities):
         raise ValueError(
             "no two calibration facts share a subject or a relation, so nothing shows how alike "

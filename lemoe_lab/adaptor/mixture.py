@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import chain
 
+import torch
 from torch import Tensor, nn
 
 from ..host import Host
@@ -25,6 +26,7 @@ from ..host.hooks import Hung, PromptGate
 from ..host.prompts import Prompt, last_of
 from .dispatch import Dispatcher
 from .experts import wide
+from .names import Asked
 from .routing import Router, Routes
 
 
@@ -47,7 +49,13 @@ class BypassMoE(nn.Module):
         self.routes: Routes | None = None  # of the prompts that were decided last
         self._dispatcher = Dispatcher()
 
-    def decide(self, x: Tensor, prompt: Prompt, embedding: nn.Module) -> Routes | None:
+    def decide(
+        self,
+        x: Tensor,
+        prompt: Prompt,
+        embedding: nn.Module,
+        texts: Callable[[Prompt], list[str]],
+    ) -> Routes | None:
         """Routes (B) of prompts, from the FFN's input x (B, L, d) or from what the decoder read."""
         if not len(self.experts):
             return None
@@ -55,7 +63,10 @@ class BypassMoE(nn.Module):
             features = mean_embedding(prompt, embedding)
         else:
             features = last_of(x, prompt)
-        self.routes = self.router.route(self._beside_router(features))
+        features = self._beside_router(features)
+        if self.router.feature == "state and words":
+            features = Asked.of(features, texts(prompt))
+        self.routes = self.router.route(features)
         return self.routes
 
     def combine(self, x: Tensor, output: Tensor, routes: Routes) -> Tensor:
@@ -73,15 +84,25 @@ class BypassMoE(nn.Module):
         return total.to(output.dtype)
 
     def _with_experts(
-        self, x: Tensor, output: Tensor, routes: Routes, _prompt: Prompt | None
+        self, x: Tensor, output: Tensor, routes: Routes, prompt: Prompt | None
     ) -> Tensor:
         """The FFN's output (B, L, d) with whatever the routes of its input x (B, L, d) add."""
         if not len(self.experts):
             return output
+        if self.router.recalls and prompt is not None:
+            return self._from_last(x, output, routes, prompt.last.to(x.device))
         if not self.router.per_token:
             return self.combine(x, output, routes)
         routes = self.router.route(self._beside_router(x.flatten(0, 1)))  # B * L rows
         return self.combine(x.flatten(0, 1), output.flatten(0, 1), routes).unflatten(0, x.shape[:2])
+
+    def _from_last(self, x: Tensor, output: Tensor, routes: Routes, last: Tensor) -> Tensor:
+        """The same from the prompts' last tokens (B,) on, where anchors give their own input."""
+        place = torch.arange(x.shape[1], device=x.device)[None, :, None]  # (1, L, 1)
+        last = last[:, None, None]  # (B, 1, 1)
+        recalled = self.router.memory.inputs[routes.anchor].to(x)[:, None]  # (B, 1, d)
+        changed = self.combine(torch.where(place == last, recalled, x), output, routes)
+        return torch.where(place < last, output, changed)
 
     def _beside_router(self, features: Tensor) -> Tensor:
         """Features in float32, where the router is: a device map may put the layer elsewhere."""
@@ -97,7 +118,9 @@ class BypassMoE(nn.Module):
         """
         embedding = host.model.get_input_embeddings()  # no part of this module
         self._gate = PromptGate(
-            None if self.router.per_token else partial(self.decide, embedding=embedding),
+            None
+            if self.router.per_token
+            else partial(self.decide, embedding=embedding, texts=partial(texts_of, host)),
             self._with_experts,
             version or (lambda: len(self.experts) or None),
         )
@@ -115,6 +138,33 @@ class BypassMoE(nn.Module):
     def muted(self) -> AbstractContextManager[None]:
         """Leave the host as it is until the block ends."""
         return self._gate.muted()
+
+
+def texts_of(host: Host, prompt: Prompt) -> list[str]:
+    """The texts of prompts, as their tokens have them.
+
+    Raises
+    ------
+    RuntimeError
+        If the decoder was given embeddings that are not those of tokens.
+    """
+    inputs = prompt.inputs
+    assert inputs is not None
+    if inputs.dim() == 3:
+        inputs = tokens_of(inputs, host.model.get_input_embeddings().weight)
+    rows = zip(inputs, prompt.mask.to(inputs.device), strict=True)
+    return [host.encoding.text(row[inside].tolist()) for row, inside in rows]
+
+
+def tokens_of(embeds: Tensor, table: Tensor) -> Tensor:
+    """The token ids (B, L) whose embeddings (V, d) these (B, L, d) are."""
+    ids = torch.cdist(embeds.float().flatten(0, 1), table.float()).argmin(1)
+    if not torch.equal(table[ids].to(embeds), embeds.flatten(0, 1)):
+        raise RuntimeError(
+            "these embeddings are not those of tokens, so the names in them cannot be read; pass "
+            "token ids, or take an editor with words=False"
+        )
+    return ids.view(embeds.shape[:2])
 
 
 def mean_embedding(prompt: Prompt, embedding: nn.Module) -> Tensor:

@@ -62,8 +62,8 @@ def single_routes(
     anchor: Tensor | None = None,
 ) -> Routes:
     """One expert (N,) with one gate (N,) for every row."""
-    if similarity is None or anchor is None:
-        similarity, anchor = torch.zeros_like(gate), torch.full_like(expert, BYPASS)
+    similarity = torch.zeros_like(gate) if similarity is None else similarity
+    anchor = torch.full_like(expert, BYPASS) if anchor is None else anchor
     return Routes(expert[:, None], gate[:, None], similarity, anchor)
 
 
@@ -72,6 +72,7 @@ class Router(nn.Module, ABC):
 
     feature: str
     per_token = False
+    recalls = False  # experts read the anchor's own input at the prompt's last token
     bypass: Threshold | None = None  # only of routers with a memory of anchors
     memory: AnchorMemory
 

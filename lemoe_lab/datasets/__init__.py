@@ -8,6 +8,7 @@ stream = datasets.from_csv("facts.csv", batch_size=10)
 stream = datasets.from_json("facts.jsonl", batch_size=10)
 """
 
+from .bank import prompt_bank
 from .embedded import almanac, almanac_facts, almanac_prose, data_folder
 from .fetching import FetchError, Source, fetch
 from .published import counterfact, hallucination, knowedit, mquake, qaedit, wikibigedit, zsre
@@ -32,6 +33,7 @@ __all__ = [
     "hallucination",
     "knowedit",
     "mquake",
+    "prompt_bank",
     "qaedit",
     "wikibigedit",
     "world",

@@ -15,14 +15,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ..adaptor.addresses import AddressRouter
 from ..adaptor.calibration import (
     Calibration,
     embedding_space,
+    has_rivals,
     scoped_space,
     similarity_threshold,
 )
+from ..adaptor.names import Features
 from ..adaptor.routing import KVAnchorRouter, Router, ScopedRouter, single_routes
-from ..edits import EditStream
+from ..datasets import found_subject, prompt_bank
+from ..edits import EditBatch, EditStream
 from .base import named
 from .shared.bypass import BypassConfig, BypassEditor, Step
 from .shared.footprint import FLOAT32, Footprint, Workload
@@ -52,6 +56,15 @@ class LEMoEConfig(BypassConfig):
         Share of rival pairs of calibration prompts that may look alike; decides the similarity
         that a prompt needs. With more edits than there were calibration facts it falls in
         proportion, so that a prompt is not taken for some edit more often.
+    words
+        Scoped routing only: an edit is looked for by its subject, word for word, and then by what
+        is asked; without, by the prompt's state alone. A stream whose edits name no subject is
+        read for them, see :func:`~lemoe_lab.datasets.found_subject`.
+    recall
+        With words: a rewording is answered as the edit itself, see
+        :class:`~lemoe_lab.adaptor.addresses.AddressRouter`.
+    relation_alarms
+        With words: the share of other questions about a subject that may be taken for an edit.
     learning_rate
         Higher than the other adaptors': an expert that trains alone cannot disturb older ones.
     """
@@ -63,12 +76,17 @@ class LEMoEConfig(BypassConfig):
     insert: bool = True
     value_width: int = Field(64, ge=1)
     false_alarms: float = Field(3.5e-4, gt=0, lt=1)
+    words: bool = False
+    recall: bool = True
+    relation_alarms: float = Field(0.03, gt=0, lt=1)
     learning_rate: float = Field(5e-3, gt=0)
 
     @model_validator(mode="after")
     def _switches_fit(self) -> LEMoEConfig:
         if self.rehearse_anchors and not self.centre:
             raise ValueError("rehearse_anchors needs centre=True: addresses are stored centred")
+        if self.words and self.routing != "scoped":
+            raise ValueError('words belong to routing="scoped"')
         if self.routing == "scoped" and (self.rehearse_anchors or self.centre):
             raise ValueError('rehearse_anchors and centre belong to routing="kv_anchor"')
         return self
@@ -90,6 +108,12 @@ class LEMoE(BypassEditor):
             "an expert per batch, found by the frozen host's hidden state, one anchor per edit",
             {"routing": "scoped"},
             "#0072B2",
+        ),
+        "LEMoE scoped, by words": Preset(
+            "found by the subject's words and what is asked; rewordings are answered as the edit",
+            {"routing": "scoped", "words": True},
+            "#004B87",
+            compared=False,
         ),
         "LEMoE KV anchor": Preset(
             "key-value anchors that rehearse old addresses; unfamiliar inputs bypass the experts",
@@ -124,7 +148,8 @@ class LEMoE(BypassEditor):
 
     @property
     def name(self) -> str:
-        config, name = self.config, "LEMoE scoped"
+        config = self.config
+        name = "LEMoE scoped" + ", by words" * config.words
         if config.routing == "kv_anchor":
             centred = config.centre and not config.rehearse_anchors
             switches = {"centred": centred, "rehearsed": config.rehearse_anchors}
@@ -141,6 +166,9 @@ class LEMoE(BypassEditor):
         config, saved = self.config, calibration
         known = self._calibrated(stream) if saved is None else Calibration.of_state(saved)
         centre, threshold = known.centre, known.threshold
+        if config.words:
+            known_at = (centre, known.projection, threshold)
+            return AddressRouter(*known_at, not config.insert, config.recall)
         if config.routing == "scoped":
             return ScopedRouter(centre, known.projection, threshold, not config.insert)
         width, size = self.host.embedding_width, config.value_width
@@ -149,6 +177,8 @@ class LEMoE(BypassEditor):
     def _calibrated(self, stream: EditStream) -> Calibration:
         """Centre, projection and threshold, as far as the settings need them."""
         config, host, facts = self.config, self.host, stream.calibration
+        if config.words and not has_rivals(facts):
+            facts = prompt_bank()
         scoped = config.routing == "scoped"
         if not (scoped or config.centre or config.bypass):
             return Calibration()
@@ -164,23 +194,30 @@ class LEMoE(BypassEditor):
             space = embedding_space(host, facts)
         threshold = None
         if scoped or config.bypass:
-            threshold = similarity_threshold(space.addresses, space.data, config.false_alarms)
+            share = config.relation_alarms if config.words else config.false_alarms
+            threshold = similarity_threshold(space.addresses, space.data, share, config.words)
         return Calibration(space.centre, space.projection, threshold)
 
     # A batch: what grows, what is frozen, what trains
 
-    def _begin(self, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
+    def _begin(
+        self, batch: EditBatch, features: Features, prompts: Tensor, lengths: Tensor
+    ) -> Step:
         config, router = self.config, self.adaptor.router
         (expert,) = self._renew_experts()  # f_t; f_1 .. f_{t-1} are frozen
         index = len(self.adaptor.experts) - 1
         keyed = isinstance(router, KVAnchorRouter)
         if config.insert or self.steps == 1 or not keyed:
-            router.grow(features, self.steps - 1, prompts)  # k_t, or an anchor for every edit
+            named = [[edit.subject or found_subject(edit) for edit in batch]] * config.words
+            router.grow(features, self.steps - 1, prompts, *named)  # k_t, or an anchor per edit
         expert_of_all = torch.full((len(features),), index, device=features.device)  # (n,)
+        own = len(router.memory.expert) - len(features) + torch.arange(len(features))  # (n,)
         return Step(
             experts=list(expert.parameters()),
             router=[router.keys[-1], router.down, router.up] if keyed else [],
-            routes=lambda: single_routes(expert_of_all, router.gate_of(features, index)),
+            routes=lambda: single_routes(
+                expert_of_all, router.gate_of(features, index), anchor=own.to(features.device)
+            ),
             extra_loss=router.rehearsal_loss if config.rehearse_anchors else float,
         )
 
@@ -212,6 +249,7 @@ class LEMoE(BypassEditor):
         config, host = self.config, self.host
         scoped = config.routing == "scoped"
         width = min(config.value_width, host.width) if scoped else host.embedding_width
-        anchors = 3 * work.edits * (width * FLOAT32 + ANCHOR)
+        stored = width + host.width * config.words
+        anchors = 3 * work.edits * (stored * FLOAT32 + ANCHOR)
         trained = 0 if scoped else config.value_width * (width + config.value_width + 1)
         return super().footprint(work, routing=anchors + work.batches * trained * FLOAT32)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..adaptor.routing import BYPASS, Router, Routes, bypass_routes
-from ..edits import EditStream
+from ..edits import EditBatch, EditStream
 from .base import named
 from .shared.bypass import BypassConfig, BypassEditor, Step
 from .shared.footprint import FLOAT32, Footprint, Workload
@@ -161,7 +161,7 @@ class MoEAdaptor(BypassEditor):
     def _expert_state(self, experts: Sequence[nn.Module]) -> dict[str, Tensor]:
         return named("experts", nn.ModuleList(experts).state_dict())
 
-    def _begin(self, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
+    def _begin(self, batch: EditBatch, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
         router = self.adaptor.router
         router.grow(features, self.steps - 1, prompts)
         counted = None

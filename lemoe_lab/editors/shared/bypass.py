@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ...adaptor.experts import Expert, LowRankExpert
 from ...adaptor.mixture import BypassMoE
+from ...adaptor.names import Asked, Features
 from ...adaptor.routing import Router, Routes
 from ...edits import EditBatch, EditStream
 from ...host.encoding import TokenSequence
@@ -114,7 +115,9 @@ class BypassEditor(HookedEditor):
         """The tensors of the experts that a batch made, as they are called in its state."""
 
     @abstractmethod
-    def _begin(self, features: Tensor, prompts: Tensor, lengths: Tensor) -> Step:
+    def _begin(
+        self, batch: EditBatch, features: Features, prompts: Tensor, lengths: Tensor
+    ) -> Step:
         """Grow by a batch.
 
         Its prompts have these features (n, d) and numbers (n,), and with their targets these
@@ -147,7 +150,8 @@ class BypassEditor(HookedEditor):
         with self.disabled():
             states = self.host.states(sequences, self.layer)
         lengths = torch.tensor([len(s) for s in sequences], device=self.host.device)
-        step = self._begin(self.features(states), prompt_numbers(self.host, batch), lengths)
+        numbers = prompt_numbers(self.host, batch)
+        step = self._begin(batch, self.features(states), numbers, lengths)
         losses = self._train(step, states, on_step)
         with torch.no_grad():
             routes = step.routes()
@@ -205,21 +209,29 @@ class BypassEditor(HookedEditor):
     # Routes
 
     @ordinarily
-    def features(self, states: LayerStates) -> Tensor:
-        if self.adaptor.router.feature == "state":
-            return states.prompt_state
-        return self.host.embed_tokens([sequence.prompt for sequence in states.sequences])
+    def features(self, states: LayerStates) -> Features:
+        rows = [sequence.prompt for sequence in states.sequences]
+        if self.adaptor.router.feature == "embedding":
+            return self.host.embed_tokens(rows)
+        return self._with_words(states.prompt_state, rows)
 
     @ordinarily
-    def prompt_features(self, prompts: Sequence[str]) -> Tensor:
+    def prompt_features(self, prompts: Sequence[str]) -> Features:
         if self.adaptor.router.feature == "embedding":
             return self.host.embed(prompts)
         with self.disabled():
-            return self.host.prompt_states(prompts, self.layer)
+            states = self.host.prompt_states(prompts, self.layer)
+        return self._with_words(states, [self.host.encode_prompt(prompt) for prompt in prompts])
+
+    def _with_words(self, states: Tensor, rows: Sequence[Sequence[int]]) -> Features:
+        """States (N, d) of prompts with these token ids, and their words if the router reads."""
+        if self.adaptor.router.feature == "state":
+            return states
+        return Asked.of(states, [self.host.encoding.text(row) for row in rows])
 
     @ordinarily
     @torch.no_grad()
-    def routes(self, features: Tensor) -> Routes:
+    def routes(self, features: Features) -> Routes:
         return self.adaptor.router.route(features)
 
     def scoring(self, routes: Routes) -> AbstractContextManager[None]:

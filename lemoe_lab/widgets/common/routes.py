@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ...adaptor.anchors import AnchorMemory
+from ...adaptor.names import Features as Asking
+from ...adaptor.names import together
 from ...adaptor.routing import BYPASS, KVAnchorRouter, Router, ScopedRouter
 from ...editors import Editor
 from ...editors.moe_adaptor import SoftmaxRouter
@@ -136,15 +138,16 @@ class Features:
 
     def __init__(self, editor: Editor) -> None:
         self._editor = editor
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[str, Asking] = {}
 
-    def __call__(self, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, prompts: Sequence[str]) -> Asking:
         if not prompts:
             return self(["?"])[:0]  # only the width counts
         new = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._known))
         if new:
-            self._known |= zip(new, self._editor.prompt_features(new), strict=True)
-        return torch.stack([self._known[prompt] for prompt in prompts])
+            found = self._editor.prompt_features(new)
+            self._known |= {prompt: found[i : i + 1] for i, prompt in enumerate(new)}
+        return together([self._known[prompt] for prompt in prompts])
 
 
 @torch.no_grad()

@@ -1,0 +1,123 @@
+"""Routing by an address in two parts: whom a prompt names, and what it asks of them.
+
+A pretrained model says in no single state which fact a prompt asks for: in its last token's state
+the question shows and the subject is blurred. The subject's words do not blur, however many edits
+there are. So an edit is found by its subject, word for word, and among the edits of a subject by
+how near the prompt's state comes to theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .anchors import AnchorMemory, Threshold
+from .names import Asked, key_of, named_in
+from .routing import BYPASS, Routes, ScopedRouter, bypass_routes, single_routes
+
+
+class NamedAnchors(AnchorMemory):
+    """Anchors with the names that lead to them, and what entered the FFN at each one's prompt."""
+
+    def __init__(self, width: int, input_width: int) -> None:
+        super().__init__(width)
+        self.register_buffer("_name", torch.empty(0, dtype=torch.long))
+        self.register_buffer("_input", torch.empty(0, input_width))
+
+    @property
+    def names(self) -> Tensor:
+        """The number of each one's subject, (A,); see :mod:`lemoe_lab.adaptor.names`."""
+        return self._name[: len(self.vectors)]
+
+    @property
+    def inputs(self) -> Tensor:
+        """What entered the FFN at the last token of each one's prompt, (A, d)."""
+        return self._input[: len(self.vectors)]
+
+    def keep(self, names: Tensor, inputs: Tensor) -> None:
+        """Give the newest anchors (n) their names (n,) and inputs (n, d)."""
+        self.names[len(self.names) - len(names) :] = names
+        self.inputs[len(self.inputs) - len(inputs) :] = inputs
+
+    def state(self, expert: int) -> dict[str, Tensor]:
+        own = self.expert == expert
+        more = {"anchors.names": self.names[own], "anchors.inputs": self.inputs[own]}
+        return super().state(expert) | more
+
+    def load(self, expert: int, state: Mapping[str, Tensor]) -> None:
+        super().load(expert, state)
+        self.keep(state["anchors.names"], state["anchors.inputs"])
+
+    def nearest_named(self, queries: Tensor, runs: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``nearest``, among the anchors whose names stand in prompts with these runs (N, G)."""
+        similarity = queries @ self.vectors.T  # (N, A)
+        possible = named_in(self.names, runs) & self.active
+        return similarity.masked_fill(~possible, -2.0).max(1)
+
+
+class AddressRouter(ScopedRouter):
+    """Scoped routing by words and meaning.
+
+    An anchor is looked at only if its subject stands in the prompt; then the prompt needs the
+    similarity that other questions about one subject hardly reach.
+
+    Parameters
+    ----------
+    recalls
+        Experts act from the prompt's last token on, and read there what entered the FFN at the
+        anchor's own prompt in place of what this prompt brings: a rewording is answered as the
+        edit itself.
+    """
+
+    feature = "state and words"
+
+    def __init__(
+        self,
+        centre: Tensor,
+        projection: Tensor,
+        bypass: Threshold,
+        one_expert: bool = False,
+        recalls: bool = True,
+    ) -> None:
+        super().__init__(centre, projection, bypass, one_expert)
+        self.recalls = recalls
+        self.memory = NamedAnchors(*projection.shape)
+
+    @property
+    def threshold(self) -> float:
+        return self.bypass.among(1)  # edits of other subjects are no rivals
+
+    def address(self, features: Asked) -> Tensor:
+        return super().address(features.state)
+
+    @torch.no_grad()
+    def route(self, features: Asked) -> Routes:
+        if not len(self.memory.expert):
+            return bypass_routes(len(features), features.device)
+        similarity, anchor = self.memory.nearest_named(self.address(features), features.runs)
+        inside = similarity >= self.threshold
+        expert = self.memory.expert[anchor] * (not self.one_expert)
+        return single_routes(
+            expert.masked_fill(~inside, BYPASS), inside.float(), similarity, anchor
+        )
+
+    def gate_of(self, features: Asked, expert: int) -> Tensor:
+        return super().gate_of(features.state, expert)
+
+    def grow(
+        self,
+        features: Asked,
+        expert: int,
+        prompts: Tensor | None = None,
+        subjects: Sequence[str | None] = (),
+    ) -> None:
+        """As of every router; ``subjects`` are those of the prompts, None where nothing is named.
+
+        A subject that its own prompt does not name leads nobody: such an edit is found by meaning.
+        """
+        super().grow(features, expert, prompts)
+        names = torch.tensor([key_of(name or "") for name in subjects], device=features.device)
+        said = (features.runs == names[:, None]).any(1)
+        self.memory.keep(names * said, features.state)
