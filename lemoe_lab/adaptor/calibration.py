@@ -232,6 +232,25 @@ def embedding_space(host: Host, facts: Sequence[CalibrationFact]) -> Space:
     return Space(centre, None, data, F.normalize(data.features - centre, dim=-1))
 
 
+def standardised_space(host: Host, facts: Sequence[CalibrationFact], layer: int) -> Space:
+    """The space of FFN inputs at ``layer``, each number relative to its mean and spread.
+
+    Nothing is fitted to what the facts ask, so it is as good for facts of other kinds.
+    """
+
+    def measured() -> Space:
+        prompts = [prompt for fact in facts for prompt in fact.prompts]
+        data = calibration_set(facts, host.prompt_states(prompts, layer))
+        flat = data.features.flatten(0, 1)
+        centre, spread = flat.mean(0), flat.std(0)
+        addresses = F.normalize((data.features - centre) / spread, dim=-1)
+        return Space(centre, torch.diag(1 / spread), data, addresses)
+
+    return cached_on(
+        host, ("standardised space", host.fingerprint(), tuple(facts), layer), measured
+    )
+
+
 def scoped_space(
     host: Host, facts: Sequence[CalibrationFact], layer: int, width: int, seed: int
 ) -> Space:

@@ -22,6 +22,7 @@ from ..adaptor.calibration import (
     has_rivals,
     scoped_space,
     similarity_threshold,
+    standardised_space,
 )
 from ..adaptor.names import Features
 from ..adaptor.routing import KVAnchorRouter, Router, ScopedRouter, single_routes
@@ -58,13 +59,16 @@ class LEMoEConfig(BypassConfig):
         proportion, so that a prompt is not taken for some edit more often.
     words
         Scoped routing only: an edit is looked for by its subject, word for word, and then by what
-        is asked; without, by the prompt's state alone. A stream whose edits name no subject is
-        read for them, see :func:`~lemoe_lab.datasets.found_subject`.
+        is asked, seven eighths up, where that shows; without, by the prompt's state alone. A
+        subject that an edit does not name is looked for, see
+        :func:`~lemoe_lab.datasets.found_subject`.
     recall
         With words: a rewording is answered as the edit itself, see
         :class:`~lemoe_lab.adaptor.addresses.AddressRouter`.
     relation_alarms
         With words: the share of other questions about a subject that may be taken for an edit.
+        None: 0.03 where the stream brings facts that show its own questions, 0.3 on the bank of
+        prompts, whose questions lie closer together than those of most streams.
     learning_rate
         Higher than the other adaptors': an expert that trains alone cannot disturb older ones.
     """
@@ -78,7 +82,7 @@ class LEMoEConfig(BypassConfig):
     false_alarms: float = Field(3.5e-4, gt=0, lt=1)
     words: bool = False
     recall: bool = True
-    relation_alarms: float = Field(0.03, gt=0, lt=1)
+    relation_alarms: float | None = Field(None, gt=0, lt=1)
     learning_rate: float = Field(5e-3, gt=0)
 
     @model_validator(mode="after")
@@ -160,6 +164,12 @@ class LEMoE(BypassEditor):
             return name
         return f"{name}, one expert".removeprefix("LEMoE KV anchor, literal, ")
 
+    @property
+    def layer(self) -> int:
+        if self.config.words and self.config.layer is None:
+            return len(self.host.layers) * 7 // 8
+        return super().layer
+
     # Before the first batch
 
     def _new_router(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> Router:
@@ -178,7 +188,10 @@ class LEMoE(BypassEditor):
         """Centre, projection and threshold, as far as the settings need them."""
         config, host, facts = self.config, self.host, stream.calibration
         if config.words and not has_rivals(facts):
-            facts = prompt_bank()
+            space = standardised_space(host, prompt_bank(), self.layer)
+            share = config.relation_alarms or 0.3
+            threshold = similarity_threshold(space.addresses, space.data, share, True)
+            return Calibration(space.centre, space.projection, threshold)
         scoped = config.routing == "scoped"
         if not (scoped or config.centre or config.bypass):
             return Calibration()
@@ -194,7 +207,7 @@ class LEMoE(BypassEditor):
             space = embedding_space(host, facts)
         threshold = None
         if scoped or config.bypass:
-            share = config.relation_alarms if config.words else config.false_alarms
+            share = (config.relation_alarms or 0.03) if config.words else config.false_alarms
             threshold = similarity_threshold(space.addresses, space.data, share, config.words)
         return Calibration(space.centre, space.projection, threshold)
 
