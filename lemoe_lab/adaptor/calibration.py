@@ -10,7 +10,6 @@ Nothing here sees an edit, a rephrase of an edit, or a locality prompt: only the
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +21,6 @@ from ..edits import CalibrationFact
 from ..host import Host
 from ..host.kept import cached_on
 from .anchors import Threshold
-
-FEW = 10  # subjects that several facts are about
 
 
 @dataclass(frozen=True)
@@ -84,13 +81,6 @@ def calibration_set(facts: Sequence[CalibrationFact], features: Tensor) -> Calib
         codes([fact.subject for fact in facts]),
         codes([fact.relation for fact in facts]),
     )
-
-
-def has_rivals(facts: Sequence[CalibrationFact]) -> bool:
-    """Whether facts show how different questions about one subject look, in several wordings."""
-    about = Counter(fact.subject for fact in facts)
-    wordings = {len(fact.prompts) for fact in facts}
-    return sum(n > 1 for n in about.values()) >= FEW and len(wordings) == 1 and min(wordings) > 1
 
 
 def centre_and_whiten(data: CalibrationSet, ridge: float = 0.05) -> tuple[Tensor, Tensor]:
@@ -230,25 +220,6 @@ def embedding_space(host: Host, facts: Sequence[CalibrationFact]) -> Space:
     data = calibration_set(facts, host.embed([prompt for fact in facts for prompt in fact.prompts]))
     centre = data.features.flatten(0, 1).mean(0)
     return Space(centre, None, data, F.normalize(data.features - centre, dim=-1))
-
-
-def standardised_space(host: Host, facts: Sequence[CalibrationFact], layer: int) -> Space:
-    """The space of FFN inputs at ``layer``, each number relative to its mean and spread.
-
-    Nothing is fitted to what the facts ask, so it is as good for facts of other kinds.
-    """
-
-    def measured() -> Space:
-        prompts = [prompt for fact in facts for prompt in fact.prompts]
-        data = calibration_set(facts, host.prompt_states(prompts, layer))
-        flat = data.features.flatten(0, 1)
-        centre, spread = flat.mean(0), flat.std(0)
-        addresses = F.normalize((data.features - centre) / spread, dim=-1)
-        return Space(centre, torch.diag(1 / spread), data, addresses)
-
-    return cached_on(
-        host, ("standardised space", host.fingerprint(), tuple(facts), layer), measured
-    )
 
 
 def scoped_space(

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from ..host import Host
 from ..host.hooks import Hung, PromptGate
-from ..host.prompts import Prompt, last_of
+from ..host.names import Asked
+from ..host.prompts import Prompt, last_of, mean_embedding, texts_of
 from .dispatch import Dispatcher
 from .experts import wide
-from .names import Asked
 from .routing import Router, Routes
 
 
@@ -98,8 +98,7 @@ class BypassMoE(nn.Module):
 
     def _from_last(self, x: Tensor, output: Tensor, routes: Routes, last: Tensor) -> Tensor:
         """The same from the prompts' last tokens (B,) on, where anchors give their own input."""
-        place = torch.arange(x.shape[1], device=x.device)[None, :, None]  # (1, L, 1)
-        last = last[:, None, None]  # (B, 1, 1)
+        place, last = torch.arange(x.shape[1], device=x.device)[:, None], last[:, None, None]
         recalled = self.router.memory.inputs[routes.anchor].to(x)[:, None]  # (B, 1, d)
         changed = self.combine(torch.where(place == last, recalled, x), output, routes)
         return torch.where(place < last, output, changed)
@@ -138,39 +137,3 @@ class BypassMoE(nn.Module):
     def muted(self) -> AbstractContextManager[None]:
         """Leave the host as it is until the block ends."""
         return self._gate.muted()
-
-
-def texts_of(host: Host, prompt: Prompt) -> list[str]:
-    """The texts of prompts, as their tokens have them.
-
-    Raises
-    ------
-    RuntimeError
-        If the decoder was given embeddings that are not those of tokens.
-    """
-    inputs = prompt.inputs
-    assert inputs is not None
-    if inputs.dim() == 3:
-        inputs = tokens_of(inputs, host.model.get_input_embeddings().weight)
-    rows = zip(inputs, prompt.mask.to(inputs.device), strict=True)
-    return [host.encoding.text(row[inside].tolist()) for row, inside in rows]
-
-
-def tokens_of(embeds: Tensor, table: Tensor) -> Tensor:
-    """The token ids (B, L) whose embeddings (V, d) these (B, L, d) are."""
-    ids = torch.cdist(embeds.float().flatten(0, 1), table.float()).argmin(1)
-    if not torch.equal(table[ids].to(embeds), embeds.flatten(0, 1)):
-        raise RuntimeError(
-            "these embeddings are not those of tokens, so the names in them cannot be read; pass "
-            "token ids, or take an editor with words=False"
-        )
-    return ids.view(embeds.shape[:2])
-
-
-def mean_embedding(prompt: Prompt, embedding: nn.Module) -> Tensor:
-    """The mean of the embedding layer's output over the prompt tokens, (B, d) float32."""
-    inputs = prompt.inputs
-    assert inputs is not None
-    embeds = embedding(inputs) if inputs.dim() == 2 else inputs
-    weight = prompt.mask[..., None].float().to(embeds.device)
-    return (embeds.float() * weight).sum(1) / weight.sum(1)

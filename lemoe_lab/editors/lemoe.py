@@ -15,25 +15,21 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ..adaptor.addresses import AddressRouter
 from ..adaptor.calibration import (
     Calibration,
     embedding_space,
-    has_rivals,
     scoped_space,
     similarity_threshold,
-    standardised_space,
 )
-from ..adaptor.names import Features
 from ..adaptor.routing import KVAnchorRouter, Router, ScopedRouter, single_routes
-from ..datasets import found_subject, prompt_bank
+from ..datasets import found_subject
 from ..edits import EditBatch, EditStream
+from ..host.names import Features
 from .base import named
+from .shared.addresses import AddressRouter, bank_calibration, has_rivals
 from .shared.bypass import BypassConfig, BypassEditor, Step
-from .shared.footprint import FLOAT32, Footprint, Workload
+from .shared.footprint import Footprint, Workload
 from .shared.preset import Preset
-
-ANCHOR = 3 * 8  # bytes that are known of an anchor beside its place
 
 
 class LEMoEConfig(BypassConfig):
@@ -64,7 +60,7 @@ class LEMoEConfig(BypassConfig):
         :func:`~lemoe_lab.datasets.found_subject`.
     recall
         With words: a rewording is answered as the edit itself, see
-        :class:`~lemoe_lab.adaptor.addresses.AddressRouter`.
+        :class:`~lemoe_lab.editors.shared.addresses.AddressRouter`.
     relation_alarms
         With words: the share of other questions about a subject that may be taken for an edit.
         None: 0.03 where the stream brings facts that show its own questions, 0.3 on the bank of
@@ -176,11 +172,11 @@ class LEMoE(BypassEditor):
         config, saved = self.config, calibration
         known = self._calibrated(stream) if saved is None else Calibration.of_state(saved)
         centre, threshold = known.centre, known.threshold
+        scope = (centre, known.projection, threshold, not config.insert)
         if config.words:
-            known_at = (centre, known.projection, threshold)
-            return AddressRouter(*known_at, not config.insert, config.recall)
+            return AddressRouter(*scope, config.recall)
         if config.routing == "scoped":
-            return ScopedRouter(centre, known.projection, threshold, not config.insert)
+            return ScopedRouter(*scope)
         width, size = self.host.embedding_width, config.value_width
         return KVAnchorRouter(width, size, config.seed, centre, config.centre, threshold)
 
@@ -188,10 +184,7 @@ class LEMoE(BypassEditor):
         """Centre, projection and threshold, as far as the settings need them."""
         config, host, facts = self.config, self.host, stream.calibration
         if config.words and not has_rivals(facts):
-            space = standardised_space(host, prompt_bank(), self.layer)
-            share = config.relation_alarms or 0.3
-            threshold = similarity_threshold(space.addresses, space.data, share, True)
-            return Calibration(space.centre, space.projection, threshold)
+            return bank_calibration(host, self.layer, config.relation_alarms or 0.3)
         scoped = config.routing == "scoped"
         if not (scoped or config.centre or config.bypass):
             return Calibration()
@@ -200,15 +193,13 @@ class LEMoE(BypassEditor):
                 f"{self.name} calibrates on facts outside the stream, and this stream carries "
                 "none; give the stream `calibration`, or use the literal KV anchor"
             )
-        if scoped:
-            width = min(config.value_width, host.width)
-            space = scoped_space(host, facts, self.layer, width, config.seed)
-        else:
-            space = embedding_space(host, facts)
-        threshold = None
-        if scoped or config.bypass:
-            share = (config.relation_alarms or 0.03) if config.words else config.false_alarms
-            threshold = similarity_threshold(space.addresses, space.data, share, config.words)
+        width = min(config.value_width, host.width)
+        fitted = (host, facts, self.layer, width, config.seed)
+        space = scoped_space(*fitted) if scoped else embedding_space(host, facts)
+        if not (scoped or config.bypass):
+            return Calibration(space.centre)
+        share = (config.relation_alarms or 0.03) if config.words else config.false_alarms
+        threshold = similarity_threshold(space.addresses, space.data, share, config.words)
         return Calibration(space.centre, space.projection, threshold)
 
     # A batch: what grows, what is frozen, what trains
@@ -223,14 +214,12 @@ class LEMoE(BypassEditor):
         if config.insert or self.steps == 1 or not keyed:
             named = [[edit.subject or found_subject(edit) for edit in batch]] * config.words
             router.grow(features, self.steps - 1, prompts, *named)  # k_t, or an anchor per edit
-        expert_of_all = torch.full((len(features),), index, device=features.device)  # (n,)
-        own = len(router.memory.expert) - len(features) + torch.arange(len(features))  # (n,)
+        own = torch.arange(-len(features), 0, device=features.device) + len(router.memory.expert)
+        chosen = torch.full_like(own, index)  # (n,)
         return Step(
             experts=list(expert.parameters()),
             router=[router.keys[-1], router.down, router.up] if keyed else [],
-            routes=lambda: single_routes(
-                expert_of_all, router.gate_of(features, index), anchor=own.to(features.device)
-            ),
+            routes=lambda: single_routes(chosen, router.gate_of(features, index), anchor=own),
             extra_loss=router.rehearsal_loss if config.rehearse_anchors else float,
         )
 
@@ -262,7 +251,6 @@ class LEMoE(BypassEditor):
         config, host = self.config, self.host
         scoped = config.routing == "scoped"
         width = min(config.value_width, host.width) if scoped else host.embedding_width
-        stored = width + host.width * config.words
-        anchors = 3 * work.edits * (stored * FLOAT32 + ANCHOR)
         trained = 0 if scoped else config.value_width * (width + config.value_width + 1)
-        return super().footprint(work, routing=anchors + work.batches * trained * FLOAT32)
+        stored = width + host.width * config.words
+        return super().footprint(work, routing=work.anchors(stored, trained))

@@ -6,12 +6,15 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .kept import cached_on
+
+if TYPE_CHECKING:
+    from .model import Host
 
 SEVERAL_TEXTS = (
     "several texts in one row (continuous batching, paged attention) cannot be told apart by an "
@@ -85,6 +88,42 @@ def last_tokens(mask: Tensor) -> Tensor:
 def last_of(x: Tensor, prompt: Prompt) -> Tensor:
     """What enters a module at the last prompt token: of x (B, L, d) the rows (B, d), in float32."""
     return x[torch.arange(len(x), device=x.device), prompt.last.to(x.device)].float()
+
+
+def mean_embedding(prompt: Prompt, embedding: nn.Module) -> Tensor:
+    """The mean of the embedding layer's output over the prompt tokens, (B, d) float32."""
+    inputs = prompt.inputs
+    assert inputs is not None
+    embeds = embedding(inputs) if inputs.dim() == 2 else inputs
+    weight = prompt.mask[..., None].float().to(embeds.device)
+    return (embeds.float() * weight).sum(1) / weight.sum(1)
+
+
+def texts_of(host: Host, prompt: Prompt) -> list[str]:
+    """The texts of prompts, as their tokens have them.
+
+    Raises
+    ------
+    RuntimeError
+        If the decoder was given embeddings that are not those of tokens.
+    """
+    inputs = prompt.inputs
+    assert inputs is not None
+    if inputs.dim() == 3:
+        inputs = tokens_of(inputs, host.model.get_input_embeddings().weight)
+    rows = zip(inputs, prompt.mask.to(inputs.device), strict=True)
+    return [host.encoding.text(row[inside].tolist()) for row, inside in rows]
+
+
+def tokens_of(embeds: Tensor, table: Tensor) -> Tensor:
+    """The token ids (B, L) whose embeddings (V, d) these (B, L, d) are."""
+    ids = torch.cdist(embeds.float().flatten(0, 1), table.float()).argmin(1)
+    if not torch.equal(table[ids].to(embeds), embeds.flatten(0, 1)):
+        raise RuntimeError(
+            "these embeddings are not those of tokens, so the names in them cannot be read; pass "
+            "token ids, or take an editor with words=False"
+        )
+    return ids.view(embeds.shape[:2])
 
 
 UNDECIDED = object()

@@ -9,9 +9,10 @@ import torch
 from helpers import UNRELATED, logits, same
 from torch import nn
 
-from lemoe_lab.adaptor.experts import Expert, LowRankExpert
+from lemoe_lab.adaptor.experts import Expert
 from lemoe_lab.adaptor.mixture import BypassMoE
 from lemoe_lab.adaptor.routing import BYPASS, Router, Routes, bypass_routes, single_routes
+from lemoe_lab.editors.shared.low_rank import LowRankExpert
 from lemoe_lab.host.feed_forward import linears, sizes
 from lemoe_lab.probes.oracle import ConstantRouter
 

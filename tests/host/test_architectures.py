@@ -22,10 +22,11 @@ from helpers import UNRELATED, attached, digest, logits, prompts_of, same, trace
 from torch import nn
 
 from lemoe_lab import EditSession, EditStream, datasets, load_host
-from lemoe_lab.adaptor.experts import Expert, LowRankExpert
+from lemoe_lab.adaptor.experts import Expert
 from lemoe_lab.adaptor.mixture import BypassMoE
 from lemoe_lab.adaptor.routing import BYPASS, single_routes
 from lemoe_lab.editors import FineTune, LEMoE
+from lemoe_lab.editors.shared.low_rank import LowRankExpert
 from lemoe_lab.host import Host
 from lemoe_lab.host.architectures import run_layer
 from lemoe_lab.host.encoding import TokenSequence

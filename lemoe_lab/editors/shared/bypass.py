@@ -12,18 +12,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...adaptor.experts import Expert, LowRankExpert
+from ...adaptor.experts import Expert
 from ...adaptor.mixture import BypassMoE
-from ...adaptor.names import Asked, Features
 from ...adaptor.routing import Router, Routes
 from ...edits import EditBatch, EditStream
 from ...host.encoding import TokenSequence
 from ...host.identity import prompt_numbers
+from ...host.names import Asked, Features
 from ...host.reuse import Kept, reused
 from ...host.states import LayerStates
 from ...host.surroundings import ordinarily
 from ..base import EditorConfig, OnStep, TrainingReport, named, tensors_of, train, two_thirds_up
 from .footprint import FLOAT32, TRAINED, Footprint, Workload, ffn_sizes
+from .low_rank import LowRankExpert
 from .reversible import HookedEditor
 
 
@@ -38,7 +39,7 @@ class BypassConfig(EditorConfig):
         Hidden size of an expert; None: that of the host's own FFN.
     expert_rank
         Experts are the host's own FFN with low-rank changes of this rank (LoRA), see
-        :class:`~lemoe_lab.adaptor.experts.LowRankExpert`; None: FFNs of the host's kind.
+        :class:`~lemoe_lab.editors.shared.low_rank.LowRankExpert`; None: FFNs of the host's kind.
     scale
         lambda, the weight of the experts beside the FFN.
     steps, learning_rate, loss_threshold

@@ -14,6 +14,7 @@ from ...host.feed_forward import linears, sizes, standalone
 
 SAMPLE = 16  # edits that stand for all questions
 FLOAT32, FLOAT64 = 4, 8  # bytes
+ANCHOR = 3 * 8  # bytes that are known of an anchor beside its place
 TRAINED = 4  # for each trained number: gradient, two moments of Adam, and what it computes with
 
 
@@ -54,6 +55,13 @@ class Workload:
             questions=len(asked) / len(some),
             asked=max(asked),
         )
+
+    def anchors(self, width: int, trained: int) -> float:
+        """Bytes of an anchor of this width for every edit, and of what every batch trains.
+
+        There is room for twice as many anchors, and the steps hold them once more.
+        """
+        return 3 * self.edits * (width * FLOAT32 + ANCHOR) + self.batches * trained * FLOAT32
 
     def with_batch_size(self, batch_size: int) -> Workload:
         """The same edits in other batches."""

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from ...adaptor.anchors import AnchorMemory
-from ...adaptor.names import Features as Asking
-from ...adaptor.names import together
 from ...adaptor.routing import BYPASS, KVAnchorRouter, Router, ScopedRouter
 from ...editors import Editor
 from ...editors.moe_adaptor import SoftmaxRouter
 from ...edits import Edit
+from ...host.names import Features as Asking
+from ...host.names import together
 from ...session import EditSession
 from .elements import escape, number, table_html
 

@@ -7,11 +7,11 @@ import torch
 
 import lemoe_lab as ll
 from lemoe_lab import EditSession
-from lemoe_lab.adaptor.addresses import AddressRouter
 from lemoe_lab.adaptor.anchors import Threshold
-from lemoe_lab.adaptor.mixture import tokens_of
-from lemoe_lab.adaptor.names import Asked, key_of, named_in, runs_of, together
 from lemoe_lab.adaptor.routing import BYPASS
+from lemoe_lab.editors.shared.addresses import AddressRouter
+from lemoe_lab.host.names import Asked, key_of, named_in, runs_of, together
+from lemoe_lab.host.prompts import tokens_of
 
 WIDTH = 4
 

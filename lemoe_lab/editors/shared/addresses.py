@@ -8,14 +8,23 @@ how near the prompt's state comes to theirs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .anchors import AnchorMemory, Threshold
-from .names import Asked, key_of, named_in
-from .routing import BYPASS, Routes, ScopedRouter, bypass_routes, single_routes
+from ...adaptor.anchors import AnchorMemory, Threshold
+from ...adaptor.calibration import Calibration, Space, calibration_set, similarity_threshold
+from ...adaptor.routing import BYPASS, Routes, ScopedRouter, bypass_routes, single_routes
+from ...datasets import prompt_bank
+from ...edits import CalibrationFact
+from ...host import Host
+from ...host.kept import cached_on
+from ...host.names import Asked, key_of, named_in
+
+FEW = 10  # subjects that several facts are about
 
 
 class NamedAnchors(AnchorMemory):
@@ -121,3 +130,39 @@ class AddressRouter(ScopedRouter):
         names = torch.tensor([key_of(name or "") for name in subjects], device=features.device)
         said = (features.runs == names[:, None]).any(1)
         self.memory.keep(names * said, features.state)
+
+
+def has_rivals(facts: Sequence[CalibrationFact]) -> bool:
+    """Whether facts show how different questions about one subject look, in several wordings."""
+    about = Counter(fact.subject for fact in facts)
+    wordings = {len(fact.prompts) for fact in facts}
+    return sum(n > 1 for n in about.values()) >= FEW and len(wordings) == 1 and min(wordings) > 1
+
+
+def standardised_space(host: Host, facts: Sequence[CalibrationFact], layer: int) -> Space:
+    """The space of FFN inputs at ``layer``, each number relative to its mean and spread.
+
+    Nothing is fitted to what the facts ask, so it is as good for facts of other kinds.
+    """
+
+    def measured() -> Space:
+        prompts = [prompt for fact in facts for prompt in fact.prompts]
+        data = calibration_set(facts, host.prompt_states(prompts, layer))
+        flat = data.features.flatten(0, 1)
+        centre, spread = flat.mean(0), flat.std(0)
+        addresses = F.normalize((data.features - centre) / spread, dim=-1)
+        return Space(centre, torch.diag(1 / spread), data, addresses)
+
+    return cached_on(
+        host, ("standardised space", host.fingerprint(), tuple(facts), layer), measured
+    )
+
+
+def bank_calibration(host: Host, layer: int, alarms: float) -> Calibration:
+    """What an :class:`AddressRouter` needs, from the bank of prompts that ships with the library.
+
+    ``alarms`` is the share of other questions about a subject that may be taken for an edit.
+    """
+    space = standardised_space(host, prompt_bank(), layer)
+    threshold = similarity_threshold(space.addresses, space.data, alarms, same_subject=True)
+    return Calibration(space.centre, space.projection, threshold)
