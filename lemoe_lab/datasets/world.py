@@ -17,14 +17,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..answers import normalise
 from ..edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
 from .embedded import data_folder
-
-if TYPE_CHECKING:
-    from ..host import Host
 
 NEAR_PROMPTS = 2
 SAME_SUBJECT_PROMPTS = 2
@@ -101,8 +98,19 @@ def world_prose(folder: Path | None = None) -> tuple[str, ...]:
     return tuple(json.loads((folder / "prose.json").read_text(encoding="utf-8")))
 
 
+class Answering(Protocol):
+    """Whoever can say which facts it knows: a Host."""
+
+    name: str
+
+    def exact_match(
+        self, prompts: Sequence[str], targets: Sequence[str | Sequence[str]]
+    ) -> list[bool]:
+        """Whether prompts are answered with their targets."""
+
+
 def world(
-    edits: int = 300, batch_size: int = 30, seed: int = 0, host: Host | None = None
+    edits: int = 300, batch_size: int = 30, seed: int = 0, host: Answering | None = None
 ) -> EditStream:
     """A stream of counterfactual edits of facts about the world, drawn and ordered by ``seed``.
 
@@ -155,7 +163,7 @@ def world(
     )
 
 
-def _too_few(edits: int, available: int, host: Host | None) -> str:
+def _too_few(edits: int, available: int, host: Answering | None) -> str:
     if host is None:
         return f"world() has 1 to {available} edits, not {edits}; ask for fewer"
     return (

@@ -7,11 +7,10 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-
-from .kept import cached_on
 
 if TYPE_CHECKING:
     from .model import Host
@@ -219,9 +218,12 @@ class Seat:
         return leave
 
 
+_seats: WeakKeyDictionary[nn.Module, Seat] = WeakKeyDictionary()  # so that models stay untouched
+
+
 def seat_of(decoder: nn.Module) -> Seat:
     """The seat of a model with this decoder, whichever objects it is reached through."""
-    return cached_on(decoder, "seat", Seat)
+    return _seats.setdefault(decoder, Seat())
 
 
 def _wrap(model: nn.Module, gates: Sequence[Gate]) -> Callable[[], None]:

@@ -498,7 +498,7 @@ def test_experts_run_one_by_one_where_copies_take_too_much_room(host, monkeypatc
     runs, x = [], torch.randn(3, 1, host.width)
     monkeypatch.setattr(Expert, "forward", counted(Expert.forward, runs))
     size = sum(parameter.nbytes for parameter in adaptor.experts.parameters())
-    monkeypatch.setattr("lemoe_lab.adaptor.mixture.ROOM", size - 1)
+    monkeypatch.setattr("lemoe_lab.adaptor.dispatch.ROOM", size - 1)
     with torch.no_grad():
         adaptor.combine(x, x, single_routes(torch.arange(3), torch.ones(3)))
         assert len(runs) == 3

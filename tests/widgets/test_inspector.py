@@ -96,9 +96,9 @@ def test_what_a_bypassed_prompt_lacks_is_what_it_takes_to_be_routed(model):
     assert route.bypassed and route.slack < 0
     bypass = router.bypass
     try:
-        router.bypass = Threshold.fixed(route.threshold + route.slack + 1e-4)
+        router.bypass = Threshold(torch.tensor([route.threshold + route.slack + 1e-4]))
         assert model.routes()[0].bypassed
-        router.bypass = Threshold.fixed(route.threshold + route.slack - 1e-4)
+        router.bypass = Threshold(torch.tensor([route.threshold + route.slack - 1e-4]))
         assert model.routes()[0].expert == route.candidates[0]
     finally:
         router.bypass = bypass
@@ -110,9 +110,9 @@ def test_a_routed_prompt_is_bypassed_once_it_loses_its_slack(model):
     assert not route.bypassed
     bypass = router.bypass
     try:
-        router.bypass = Threshold.fixed(route.threshold + route.slack - 1e-4)
+        router.bypass = Threshold(torch.tensor([route.threshold + route.slack - 1e-4]))
         assert not model.routes()[0].bypassed
-        router.bypass = Threshold.fixed(route.threshold + route.slack + 1e-4)
+        router.bypass = Threshold(torch.tensor([route.threshold + route.slack + 1e-4]))
         assert model.routes()[0].bypassed
     finally:
         router.bypass = bypass
@@ -123,7 +123,7 @@ def test_the_runner_up_answers_when_the_anchors_of_the_chosen_expert_are_gone(mo
     route, router = model.routes()[0], model.session.editor.adaptor.router
     bypass, retired_by = router.bypass, router.memory.retired_by.clone()
     try:
-        router.bypass = Threshold.fixed(-1.0)
+        router.bypass = Threshold(torch.tensor([-1.0]))
         router.memory.retired_by[router.memory.expert == route.expert] = len(model.session.stream)
         after = model.routes()[0]
     finally:
