@@ -35,6 +35,7 @@ from lemoe_lab.edits import normalise
 
 EDITORS: dict[str, Callable[..., Editor]] = {
     "LEMoE scoped": LEMoE,
+    "LEMoE by words": lambda **given: LEMoE(words=True, **given),
     "LEMoE literal": lambda **given: LEMoE(routing="kv_anchor", **given),
     "LEMoE rehearsed": partial(preset, "LEMoE KV anchor"),
     "LEMoE one expert": lambda **given: LEMoE(insert=False, **given),

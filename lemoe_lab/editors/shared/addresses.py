@@ -37,7 +37,7 @@ class NamedAnchors(AnchorMemory):
 
     @property
     def names(self) -> Tensor:
-        """The number of each one's subject, (A,); see :mod:`lemoe_lab.adaptor.names`."""
+        """The number of each one's subject, (A,); see :mod:`lemoe_lab.host.names`."""
         return self._name[: len(self.vectors)]
 
     @property
