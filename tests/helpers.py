@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,3 +80,17 @@ def spoil(path: Path, damage: str) -> None:
         path.write_bytes(content[:-8] + bytes(8))
     else:
         path.unlink()
+
+
+def drawn_elsewhere(call: str) -> str:
+    """A stream of ``datasets`` as JSON, drawn in another process with another hash seed."""
+    script = f"from lemoe_lab import datasets; print(datasets.{call}.model_dump_json())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()

@@ -149,16 +149,17 @@ class AnchorMemory(nn.Module):
         names = ("anchors.prompts", "anchors.retired")
         self._append(state["anchors"], expert, *(state[name] for name in names))
 
-    def nearest(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest(self, queries: Tensor, possible: Tensor | bool = True) -> tuple[Tensor, Tensor]:
         """Cosine similarity (N,) and index (N,) of the nearest active anchor, earliest if tied.
 
-        Both are -1 where there are no anchors.
+        ``possible`` (N, A) says which anchors a query may be taken for. Both are -1 where there are
+        no anchors.
         """
         if not len(self.vectors):
             nowhere = torch.full((len(queries),), -1, device=queries.device)
             return queries.new_full((len(queries),), -1.0), nowhere
         similarity = queries @ self.vectors.T  # (N, A)
-        similarity = similarity.masked_fill(~self.active, -2.0)
+        similarity = similarity.masked_fill(~(self.active & possible), -2.0)
         best = similarity.amax(1)
         index = torch.arange(len(self.vectors), device=queries.device)
         tied = similarity == best[:, None]

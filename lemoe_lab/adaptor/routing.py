@@ -87,7 +87,7 @@ class Router(nn.Module, ABC):
 
     def gate_of(self, features: Tensor, expert: int) -> Tensor:
         """The weight (N,) that ``expert`` has while it alone is trained on these prompts."""
-        return features.new_ones(len(features))
+        return torch.ones(len(features), device=features.device)
 
     @abstractmethod
     def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
@@ -258,11 +258,15 @@ class ScopedRouter(Router):
         """Unit vectors (N, k) in the calibrated space."""
         return F.normalize((features - self.centre) @ self.projection.T, dim=-1)
 
+    def nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Similarity (N,) and index (N,) of the anchor that each prompt may be taken for."""
+        return self.memory.nearest(self.address(features))
+
     @torch.no_grad()
     def route(self, features: Tensor) -> Routes:
         if not len(self.memory.expert):
             return bypass_routes(len(features), features.device)
-        similarity, anchor = self.memory.nearest(self.address(features))  # (N,), (N,)
+        similarity, anchor = self.nearest(features)  # (N,), (N,)
         inside = similarity >= self.threshold
         expert = self.memory.expert[anchor] * (not self.one_expert)
         return single_routes(

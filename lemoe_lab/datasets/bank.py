@@ -12,6 +12,7 @@ import json
 
 from ..edits import CalibrationFact
 from .embedded import data_folder
+from .facts import phrased
 
 
 def prompt_bank(subjects: int = 2) -> tuple[CalibrationFact, ...]:
@@ -21,13 +22,9 @@ def prompt_bank(subjects: int = 2) -> tuple[CalibrationFact, ...]:
         CalibrationFact(
             subject=subject,
             relation=relation,
-            prompts=tuple(_capitalised(wording.format(subject)) for wording in wordings),
+            prompts=tuple(phrased(wording, subject) for wording in wordings),
         )
         for kind in json.loads(text)
         for subject in kind["subjects"][:subjects]
         for relation, wordings in kind["relations"].items()
     )
-
-
-def _capitalised(prompt: str) -> str:
-    return prompt[0].upper() + prompt[1:]

@@ -14,10 +14,12 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
+from ..edits import Edit, EditError, EditStream, LocalityPrompt
+from .facts import calibration_of, locality_of, phrased, rephrases_of
 
 _PACKAGE = Path(__file__).parents[1]
 _SPLITS = {"update": ("edit",), "new": ("new",), "mixed": ("edit", "new")}
@@ -85,11 +87,7 @@ def almanac_facts(folder: Path | None = None) -> tuple[Fact, ...]:
 
 def _fact(row: dict, templates: dict) -> Fact:
     template = templates[row["topic"], row["relation"]]
-
-    def phrase(pattern: str) -> str:
-        text = pattern.format(row["subject"])
-        return text[0].upper() + text[1:]
-
+    phrase = partial(phrased, subject=row["subject"])
     return Fact(
         **row,
         cloze=phrase(template["cloze"]),
@@ -156,23 +154,17 @@ def almanac(
         name=f"almanac {kind}",
         seed=seed,
         order="random",
-        calibration=tuple(
-            CalibrationFact(subject=fact.subject, relation=fact.relation, prompts=fact.prompts)
-            for fact in facts
-            if fact.split == "calibration"
-        ),
+        calibration=calibration_of(facts),
     )
 
 
 def _almanac_edit(fact: Fact, locality: tuple[LocalityPrompt, ...]) -> Edit:
-    light = [Rephrase(prompt=prompt, group="light") for prompt in fact.light]
-    strong = [Rephrase(prompt=prompt, group="strong") for prompt in fact.strong]
     return Edit(
         id=fact.id,
         prompt=fact.cloze,
         target=fact.edited_object,
         old_answer=fact.object,
-        rephrases=(*light, *strong),
+        rephrases=rephrases_of(fact),
         locality=locality,
         subject=fact.subject,
         relation=fact.relation,
@@ -201,13 +193,8 @@ class _AlmanacLocality:
         rng = random.Random(f"{self.seed}/{fact.id}")
         near = rng.sample(self.near[fact.topic, fact.relation], NEAR_PROMPTS)
         far = rng.choice(self.far)
-        beginning, rest = rng.choice(self.passages).split(". ", 1)
-        return (
-            *(LocalityPrompt(prompt=f.cloze, group="same_subject") for f in self._other(fact, rng)),
-            *(LocalityPrompt(prompt=f.cloze, group="near") for f in near),
-            LocalityPrompt(prompt=far.cloze, group="far"),
-            LocalityPrompt(prompt=f"{beginning}.", group="text", target=rest),
-        )
+        passage = rng.choice(self.passages)
+        return locality_of(self._other(fact, rng), near, far, passage)
 
     def _other(self, fact: Fact, rng: random.Random) -> list[Fact]:
         """What the host knows of the subject for good, and one changeable fact left alone."""

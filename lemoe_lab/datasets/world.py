@@ -16,12 +16,14 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ..answers import normalise
-from ..edits import CalibrationFact, Edit, EditError, EditStream, LocalityPrompt, Rephrase
+from ..edits import Edit, EditError, EditStream, LocalityPrompt
 from .embedded import data_folder
+from .facts import calibration_of, locality_of, phrased, rephrases_of
 
 NEAR_PROMPTS = 2
 SAME_SUBJECT_PROMPTS = 2
@@ -72,10 +74,7 @@ def world_facts(folder: Path | None = None) -> tuple[WorldFact, ...]:
 
 
 def _fact(row: dict, topic: str, template: dict) -> WorldFact:
-    def phrase(pattern: str) -> str:
-        text = pattern.format(row["subject"])
-        return text[0].upper() + text[1:]
-
+    phrase = partial(phrased, subject=row["subject"])
     return WorldFact(
         id=f"world/{row['relation']}/{row['subject']}",
         topic=topic,
@@ -155,11 +154,7 @@ def world(
         name="world",
         seed=seed,
         order="random",
-        calibration=tuple(
-            CalibrationFact(subject=fact.subject, relation=fact.relation, prompts=fact.prompts)
-            for fact in facts
-            if fact.split == "calibration"
-        ),
+        calibration=calibration_of(facts),
     )
 
 
@@ -174,15 +169,13 @@ def _too_few(edits: int, available: int, host: Answering | None) -> str:
 
 
 def _world_edit(fact: WorldFact, target: WorldFact, locality: tuple[LocalityPrompt, ...]) -> Edit:
-    light = [Rephrase(prompt=prompt, group="light") for prompt in fact.light]
-    strong = [Rephrase(prompt=prompt, group="strong") for prompt in fact.strong]
     return Edit(
         id=fact.id,
         prompt=fact.cloze,
         target=target.object,
         aliases=target.names,
         old_answer=fact.object,
-        rephrases=(*light, *strong),
+        rephrases=rephrases_of(fact),
         locality=locality,
         subject=fact.subject,
         relation=fact.relation,
@@ -237,13 +230,8 @@ class _WorldLocality:
         rng = random.Random(f"{self.seed}/{fact.id}")
         same = _some(self.of_subject[fact.topic, fact.subject], SAME_SUBJECT_PROMPTS, rng)
         near = _some(self.near[fact.relation], NEAR_PROMPTS, rng)
-        beginning, rest = rng.choice(self.passages).split(". ", 1)
-        return (
-            *(LocalityPrompt(prompt=f.cloze, group="same_subject") for f in same),
-            *(LocalityPrompt(prompt=f.cloze, group="near") for f in near),
-            LocalityPrompt(prompt=rng.choice(self.far).cloze, group="far"),
-            LocalityPrompt(prompt=f"{beginning}.", group="text", target=rest),
-        )
+        passage = rng.choice(self.passages)
+        return locality_of(same, near, rng.choice(self.far), passage)
 
 
 def _some(facts: Sequence[WorldFact], most: int, rng: random.Random) -> list[WorldFact]:

@@ -22,11 +22,10 @@ from ..adaptor.calibration import (
     similarity_threshold,
 )
 from ..adaptor.routing import KVAnchorRouter, Router, ScopedRouter, single_routes
-from ..datasets import found_subject
 from ..edits import EditBatch, EditStream
 from ..host.names import Features
 from .base import named
-from .shared.addresses import AddressRouter, bank_calibration, has_rivals
+from .shared.addresses import AddressRouter, bank_calibration, has_rivals, subjects_of
 from .shared.bypass import BypassConfig, BypassEditor, Step
 from .shared.footprint import Footprint, Workload
 from .shared.preset import Preset
@@ -171,14 +170,13 @@ class LEMoE(BypassEditor):
     def _new_router(self, stream: EditStream, calibration: dict[str, Tensor] | None) -> Router:
         config, saved = self.config, calibration
         known = self._calibrated(stream) if saved is None else Calibration.of_state(saved)
-        centre, threshold = known.centre, known.threshold
-        scope = (centre, known.projection, threshold, not config.insert)
+        scope = (known.centre, known.projection, known.threshold, not config.insert)
         if config.words:
             return AddressRouter(*scope, config.recall)
         if config.routing == "scoped":
             return ScopedRouter(*scope)
-        width, size = self.host.embedding_width, config.value_width
-        return KVAnchorRouter(width, size, config.seed, centre, config.centre, threshold)
+        sizes = (self.host.embedding_width, config.value_width)
+        return KVAnchorRouter(*sizes, config.seed, known.centre, config.centre, known.threshold)
 
     def _calibrated(self, stream: EditStream) -> Calibration:
         """Centre, projection and threshold, as far as the settings need them."""
@@ -212,7 +210,7 @@ class LEMoE(BypassEditor):
         index = len(self.adaptor.experts) - 1
         keyed = isinstance(router, KVAnchorRouter)
         if config.insert or self.steps == 1 or not keyed:
-            named = [[edit.subject or found_subject(edit) for edit in batch]] * config.words
+            named = [subjects_of(batch)] if config.words else []
             router.grow(features, self.steps - 1, prompts, *named)  # k_t, or an anchor per edit
         own = torch.arange(-len(features), 0, device=features.device) + len(router.memory.expert)
         chosen = torch.full_like(own, index)  # (n,)

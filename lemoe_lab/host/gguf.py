@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ..datasets.fetching import download_folder
 
 CACHE = "LEMOE_LAB_CACHE"  # names the folder, if it is not to be the system's own
 
@@ -67,7 +68,7 @@ def unpacked(file: str | Path) -> Path:
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"there is no GGUF file {file}; check the path")
-    cache = Path(os.environ.get(CACHE) or user_cache_path("lemoe-lab")) / "gguf"
+    cache = Path(os.environ.get(CACHE) or download_folder()) / "gguf"
     folder = cache / f"{file.stem}-{_hash(file)[:16]}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@
     warn_if_too_large(host, LEMoE(), stream)
 
 Counted are the tensors that grow with the host, the editor and the stream. Calibration, libraries,
-short-lived buffers and what is kept of earlier sessions (unedited.py) come on top.
+short-lived buffers and what is kept of earlier sessions (host/baseline.py) come on top.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch
 
 from ..editors.base import Editor
 from ..editors.shared.bypass import BypassEditor
+from ..editors.shared.footprint import FLOAT32, Workload, ffn_sizes
 from ..edits import EditStream
 from ..host import Host
 from ..host.feed_forward import is_mixture
-from .footprints import FLOAT32, Workload, ffn_sizes, on_host
 
 ASKED = 128  # questions that are measured together
 NEW_TOKENS = 24  # of a generated answer
@@ -252,3 +252,11 @@ def readable(size: float) -> str:
     """A size in bytes as people say it: 31 GB, 2.4 GB, 80 MB."""
     unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB")
     return f"{size / unit:.1f} {name}" if size < 10 * unit else f"{size / unit:.0f} {name}"
+
+
+def on_host(editor: Editor, host: Host) -> Editor:
+    """A view of an editor on a host, to ask what it would change there; it changes neither."""
+    view = copy.copy(editor)
+    attribute = "_host" if hasattr(type(editor), "host") else "host"  # read-only, or plain
+    setattr(view, attribute, host)
+    return view

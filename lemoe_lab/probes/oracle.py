@@ -26,8 +26,7 @@ class ConstantRouter(Router):
 
     def route(self, features: Tensor) -> Routes:
         expert = torch.full((len(features),), self.expert, device=features.device)
-        gate = features.new_full((len(features),), float(self.expert != BYPASS))
-        return single_routes(expert, gate)
+        return single_routes(expert, (expert != BYPASS).float())
 
     def grow(self, features: Tensor, expert: int, prompts: Tensor | None = None) -> None:
         raise NotImplementedError("a constant router learns nothing")

@@ -1,11 +1,9 @@
 """Streams of Almanac edits: what is in them and what never is."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
+from helpers import drawn_elsewhere
 
 from lemoe_lab import datasets
 from lemoe_lab.edits import EditError
@@ -38,20 +36,9 @@ def test_the_same_seed_gives_the_same_stream(stream):
 
 
 def test_the_same_seed_gives_the_same_stream_whatever_the_hash_seed():
-    script = (
-        "from lemoe_lab import datasets; "
-        "print(datasets.almanac(edits=40, batch_size=10, seed=3).model_dump_json())"
-    )
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-        cwd=datasets.data_folder().parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    elsewhere = drawn_elsewhere("almanac(edits=40, batch_size=10, seed=3)")
     here = datasets.almanac(edits=40, batch_size=10, seed=3).model_dump_json()
-    assert elsewhere.strip() == here
+    assert elsewhere == here
 
 
 def test_different_seeds_give_different_edits_and_orders(stream):

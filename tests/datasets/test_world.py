@@ -1,11 +1,9 @@
 """Streams of facts about the world: what is in them and what never is."""
 
-import os
-import subprocess
-import sys
 from collections import Counter, defaultdict
 
 import pytest
+from helpers import drawn_elsewhere
 
 from lemoe_lab import datasets
 from lemoe_lab.edits import EditError, normalise
@@ -224,19 +222,8 @@ def test_facts_that_calibrate_are_neither_edited_nor_asked_about(whole):
 
 
 def test_the_same_seed_gives_the_same_stream_whatever_the_hash_seed():
-    script = (
-        "from lemoe_lab import datasets; "
-        "print(datasets.world(edits=40, batch_size=10, seed=3).model_dump_json())"
-    )
-    elsewhere = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-        cwd=datasets.data_folder().parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert elsewhere.strip() == datasets.world(edits=40, batch_size=10, seed=3).model_dump_json()
+    elsewhere = drawn_elsewhere("world(edits=40, batch_size=10, seed=3)")
+    assert elsewhere == datasets.world(edits=40, batch_size=10, seed=3).model_dump_json()
 
 
 def test_another_seed_gives_other_edits_and_other_targets(stream):

@@ -145,3 +145,8 @@ def test_model_generate_takes_the_same_routes(session, host):
 def test_words_belong_to_scoped_routing():
     with pytest.raises(ll.editors.ConfigError, match="words"):
         ll.editors.LEMoE(routing="kv_anchor", words=True)
+
+
+def test_the_oracle_asks_what_experts_by_words_know(session):
+    found = ll.probes.oracle(session).query("metric == 'reliability' and scorer == 'generated'")
+    assert found["value"].mean() == 1

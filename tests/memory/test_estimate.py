@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from lemoe_lab import EditSession, datasets, editors
+from lemoe_lab.editors import Workload
 from lemoe_lab.host import Host
 from lemoe_lab.memory import estimate
 from lemoe_lab.memory.estimate import available_memory, estimate_memory, readable, warn_if_too_large
-from lemoe_lab.memory.footprints import Workload
 from lemoe_lab.memory.peak import PeakMemory
 
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from ...adaptor.anchors import AnchorMemory, Threshold
 from ...adaptor.calibration import Calibration, Space, calibration_set, similarity_threshold
-from ...adaptor.routing import BYPASS, Routes, ScopedRouter, bypass_routes, single_routes
-from ...datasets import prompt_bank
-from ...edits import CalibrationFact
+from ...adaptor.routing import ScopedRouter
+from ...datasets import found_subject, prompt_bank
+from ...edits import CalibrationFact, EditBatch
 from ...host import Host
 from ...host.kept import cached_on
 from ...host.names import Asked, key_of, named_in
@@ -59,12 +59,6 @@ class NamedAnchors(AnchorMemory):
         super().load(expert, state)
         self.keep(state["anchors.names"], state["anchors.inputs"])
 
-    def nearest_named(self, queries: Tensor, runs: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``nearest``, among the anchors whose names stand in prompts with these runs (N, G)."""
-        similarity = queries @ self.vectors.T  # (N, A)
-        possible = named_in(self.names, runs) & self.active
-        return similarity.masked_fill(~possible, -2.0).max(1)
-
 
 class AddressRouter(ScopedRouter):
     """Scoped routing by words and meaning.
@@ -101,19 +95,9 @@ class AddressRouter(ScopedRouter):
     def address(self, features: Asked) -> Tensor:
         return super().address(features.state)
 
-    @torch.no_grad()
-    def route(self, features: Asked) -> Routes:
-        if not len(self.memory.expert):
-            return bypass_routes(len(features), features.device)
-        similarity, anchor = self.memory.nearest_named(self.address(features), features.runs)
-        inside = similarity >= self.threshold
-        expert = self.memory.expert[anchor] * (not self.one_expert)
-        return single_routes(
-            expert.masked_fill(~inside, BYPASS), inside.float(), similarity, anchor
-        )
-
-    def gate_of(self, features: Asked, expert: int) -> Tensor:
-        return super().gate_of(features.state, expert)
+    def nearest(self, features: Asked) -> tuple[Tensor, Tensor]:
+        named = named_in(self.memory.names, features.runs)
+        return self.memory.nearest(self.address(features), named)
 
     def grow(
         self,
@@ -130,6 +114,11 @@ class AddressRouter(ScopedRouter):
         names = torch.tensor([key_of(name or "") for name in subjects], device=features.device)
         said = (features.runs == names[:, None]).any(1)
         self.memory.keep(names * said, features.state)
+
+
+def subjects_of(batch: EditBatch) -> list[str | None]:
+    """What the edits are about, as they name it or as their wordings show it."""
+    return [edit.subject or found_subject(edit) for edit in batch]
 
 
 def has_rivals(facts: Sequence[CalibrationFact]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -222,9 +222,9 @@ class BypassEditor(HookedEditor):
             return self.host.embed(prompts)
         with self.disabled():
             states = self.host.prompt_states(prompts, self.layer)
-        return self._with_words(states, [self.host.encode_prompt(prompt) for prompt in prompts])
+        return self._with_words(states, map(self.host.encode_prompt, prompts))
 
-    def _with_words(self, states: Tensor, rows: Sequence[Sequence[int]]) -> Features:
+    def _with_words(self, states: Tensor, rows: Iterable[Sequence[int]]) -> Features:
         """States (N, d) of prompts with these token ids, and their words if the router reads."""
         if self.adaptor.router.feature == "state":
             return states
